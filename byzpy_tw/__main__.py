@@ -19,6 +19,9 @@ from byzpy_tw.cli import (
     verify,
 )
 from byzpy_tw.console import print_error, run_command
+from byzpy_tw.errors import ConfigError
+from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.text import clip
 
 _MODULES = (plugins, doctor, keygen, report, conformance, explain, sweep, new_plugin, verify)
 COMMANDS = {m.__name__.rpartition(".")[2].replace("_", "-"): m for m in _MODULES}
@@ -43,11 +46,23 @@ def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=_ABOUT)
     parser.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {}
     for name, command in COMMANDS.items():
         about = f"{command.HELP[:1].upper()}{command.HELP[1:]}."
-        command.options(commands.add_parser(name, help=command.HELP, description=about))
-    chosen = parser.parse_args(words)
+        made[name] = commands.add_parser(name, help=command.HELP, description=about)
+        command.options(made[name])
+    chosen, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ConfigError(_describe_unknown(chosen.command, made[chosen.command], unknown))
     return COMMANDS[chosen.command].run(chosen)
+
+
+def _describe_unknown(command: str, parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """Return an error's text about words that `command` does not take."""
+    near = suggest_nearest(unknown[0].partition("=")[0], parser._option_string_actions)
+    hint = "" if unknown[0].startswith("-") else getattr(COMMANDS[command], "LISTS", "")
+    words = clip(f"unrecognized arguments: {' '.join(unknown)}", 200)
+    return f"{words}{near}{hint}; see: {parser.prog} --help"
 
 
 if __name__ == "__main__":

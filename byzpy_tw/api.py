@@ -168,7 +168,7 @@ def _options(
     config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Return all options, and the names of those that only the configuration gives."""
-    names = {find_option(key).name: value for key, value in options.items()}
+    names = {find_option(key, spell=str).name: value for key, value in options.items()}
     given = {name: convert_option(name, value) for name, value in names.items()}
     if config is None:
         beneath: dict[str, Any] = {}

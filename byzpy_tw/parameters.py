@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from numbers import Number
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -35,7 +36,8 @@ from byzpy_tw.text import clip
 __all__ = ["boolean", "choice", "integer", "real"]  # for plugins
 
 MAX_INTEGER = 2**31 - 1
-NONE = "none"  # in the metadata of a field: what None stands for
+# In the metadata of a field: what None stands for, what its words mean, and what it must be.
+NONE, MEANINGS, EXPECTED = "none", "meanings", "expected"
 
 # Returns None for an allowed value; otherwise a phrase to stand after "must be" in a message.
 Constraint = Callable[[Any], str | None]
@@ -66,9 +68,10 @@ def real(
     return _parameter(default, to_float, real_in(least, most, above=above, below=below), none)
 
 
-def choice(*words: str, default: Any = "") -> Any:
-    """One of `words`; by default the first of them."""
-    return _parameter(words[0] if default == "" else default, to_plain, one_of(*words))
+def choice(*words: str, default: Any = "", meanings: Mapping[str, str] | None = None) -> Any:
+    """One of `words`; by default the first of them.  `meanings` says what each stands for."""
+    default = words[0] if default == "" else default
+    return _parameter(default, to_plain, one_of(*words), meanings=meanings or {})
 
 
 def boolean(default: Any = attrs.NOTHING) -> Any:
@@ -77,11 +80,15 @@ def boolean(default: Any = attrs.NOTHING) -> Any:
 
 
 def _parameter(
-    default: Any, convert: Callable[[Any], Any], constraint: Constraint, none: str = ""
+    default: Any,
+    convert: Callable[[Any], Any],
+    constraint: Constraint,
+    none: str = "",
+    meanings: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
+    metadata = {NONE: none, MEANINGS: meanings, EXPECTED: constraint(object()) or ""}
     constraint = optional(constraint) if default is None else constraint
     validator = validated(constraint, BadParameter)
-    metadata = {NONE: none} if none else {}
     return attrs.field(default=default, converter=convert, validator=validator, metadata=metadata)
 
 

@@ -301,14 +301,26 @@ def names(entries: Iterable[Entry]) -> str:
     for kind, found in by_kind.items():
         plural = f"{kind[0].upper()}{kind[1:]}s"
         lines += ["", f"## {plural}", ""]
-        shown = kind == "attack"
-        head = ("name", *(["is shown"] if shown else []), "parameters", "what it is")
+        shown, rule = kind == "attack", kind in ("aggregator", "pre-aggregator")
+        head = (
+            "name", *(["is shown"] if shown else []),
+            *(["computed for", "guarantee for", "sense"] if rule else []), "parameters",
+            "what it is",
+        )  # fmt: skip
+        if rule:
+            lines += [
+                "[Guarantees of rules](../security.md#guarantees-of-rules) says what these columns",
+                "mean. A plugin's rule has them only in its methods `computable` and `guarantee`.",
+                "",
+            ]
         rows = []
         for entry in found:
             also = "".join(f", `{alias}`" for alias in entry.aliases)
             row = [f"`{entry.name}`{also}"]
             if shown:
                 row.append(entry.factory().knowledge)
+            if rule:
+                row += attrs.astuple(entry.factory.conditions)
             rows.append((*row, _parameters(entry), _about(entry.factory)))
         lines += _table(head, rows)
         nones = [
@@ -317,6 +329,14 @@ def names(entries: Iterable[Entry]) -> str:
             for parameter in entry.parameters.values()
             if parameter.none
         ]
+        words = [
+            (f"`{entry.name}`", f"`{parameter.name}={word}`", _markdown(meaning))
+            for entry in found
+            for parameter in entry.parameters.values()
+            for word, meaning in parameter.meanings.items()
+        ]
+        if words:
+            lines += ["", *_table(("name", "word", "stands for"), words)]
         if nones:
             lines += ["", *_table(("name", "parameter", "`none`, the default, stands for"), nones)]
     return "\n".join([*lines, ""])

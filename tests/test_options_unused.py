@@ -256,8 +256,24 @@ class KeywordTests(SynchronousTestCase):
             chain = byzpy_tw.pipeline("nnm | trimmed-mean", f=value)
             self.assertEqual((chain.pre[0].f, type(chain.aggregator.f)), (2, int))
         self.assertEqual(byzpy_tw.attack("sign-flip", scale=np.float64(-3)).scale, -3.0)
-        self.assertEqual(byzpy_tw.aggregator("trimmed-mean:f=1", f=2).f, 2)
+        self.assertEqual(byzpy_tw.aggregator("trimmed-mean:f=2", f=2.0).f, 2)
         self.assertIsNone(byzpy_tw.aggregator("multi-krum", q=None).q)
+
+    def test_given_twice(self) -> None:
+        """A keyword that differs from a rule's own text is an error, in a pipeline too."""
+        for made in (byzpy_tw.aggregator, byzpy_tw.pipeline):
+            with self.assertRaisesRegex(BadParameter, "'krum:f=1': f is given twice, 1 and 4"):
+                made("krum:f=1", f=4)
+        with self.assertRaisesRegex(BadParameter, "'nnm:f=1': f is given twice, 1 and 2"):
+            byzpy_tw.pipeline("nnm:f=1 | krum", f=2)
+        self.assertEqual(byzpy_tw.pipeline("nnm:f=2 | krum", f=2).aggregator.f, 2)
+
+    def test_pipeline_of_a_list(self) -> None:
+        """A list of names is the text with bars between them; other things are told."""
+        named = byzpy_tw.pipeline("clipping:c=3 | nnm | krum", f=1)
+        self.assertEqual(byzpy_tw.pipeline(["clipping:c=3", "nnm", "krum"], f=1), named)
+        with self.assertRaisesRegex(BadParameter, "'nnm | krum', or a list of such names, got"):
+            byzpy_tw.pipeline([byzpy_tw.preaggregator("nnm"), "krum"], f=1)  # type: ignore[list-item]  # wrong
 
     def test_values_of_another_kind(self) -> None:
         """The error says what is expected, and what there is."""

@@ -180,6 +180,27 @@ class NoticeTests(SynchronousTestCase):
         )
         self.assertRaises(GuaranteeMissing, self.notices, lambda self, s: asked, strict=True)
 
+    def test_once(self) -> None:
+        """More Byzantine nodes than f are told once, and another gap besides."""
+        for aggregator, count in (("median", 1), ("krum:f=1", 2)):
+            config = options("dsgd", aggregator=aggregator, f=2, num_byz=3, num_honest=7)
+            told = guarantee_notices(resolve_rules(config, load(only=())))
+            self.assertEqual(len(told), count, told)
+            self.assertEqual("; ".join(told).count("3 Byzantine nodes are more than f = 2"), 1)
+
+    def test_a_rules_own_smaller_f(self) -> None:
+        """It is reported, also behind another rule, and refused under --strict alone."""
+        names = load(only=())
+        for pre, aggregator in (((), "krum:f=1"), (("nnm:f=0",), "trimmed-mean")):
+            given = {"aggregator": aggregator, "pre_aggregator": pre}
+            config = options("dsgd", f=2, num_byz=2, num_honest=8, **given)
+            [told] = guarantee_notices(resolve_rules(config, names))
+            self.assertRegex(told, "f=[01] is run with less than f = 2: it promises nothing for 2")
+            strict = evolve(config, strict=True)
+            self.assertRaises(GuaranteeMissing, resolve_rules, strict, names)
+            [line] = list_feasible_rules(config, names, round_sizes(config, names))[:1]
+            self.assertIn("run with less than f = 2", line.unguaranteed or "")
+
     def test_doctor(self) -> None:
         """The table of rules is for the sizes of the rounds."""
         names = registry_of(naming(half))

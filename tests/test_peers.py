@@ -9,7 +9,7 @@ from types import ModuleType
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.plugins import load
-from byzpy_tw.plugins.naming import ParsedName, parse
+from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from tests.test_docs import ROOT
 
 PEERS = ("byzfl", "byzpy")
@@ -44,6 +44,17 @@ class PeersTests(SynchronousTestCase):
             named = parse(pair.ours)
             values = {key: str(case.number(value)) for key, value in named.parameters.items()}
             names.make(pair.kind, ParsedName(named.name, values), f=case.f)
+
+    def test_their_class_names_are_answered_with_ours(self) -> None:
+        """Each class that was compared, given as a name, suggests a name of ours."""
+        names = load(only=())
+        ours: dict[tuple[str, str], set[str]] = {}
+        for pair in self.peers.PAIRS:
+            theirs = pair.theirs.partition("(")[0]
+            ours.setdefault((pair.kind, theirs), set()).add(parse(pair.ours).name)
+        for (kind, theirs), found in ours.items():
+            nearest = suggest_nearest(theirs, names.names[kind])
+            self.assertIn(nearest, {f"; did you mean {name!r}?" for name in found}, theirs)
 
     def test_a_difference_is_explained(self) -> None:
         """Only equal pairs may do without a reason."""

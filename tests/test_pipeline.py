@@ -239,6 +239,46 @@ class StateTests(SynchronousTestCase):
 class NamedPipelineTests(SynchronousTestCase):
     """Pipelines by name, parsed once and built for each budget."""
 
+    def test_guarantee_is_asked_for_the_runs_budget(self) -> None:
+        """A rule's own smaller f changes what is promised, and nothing that is computed."""
+        rows = torch.randn(11, 3, generator=torch.Generator().manual_seed(1))
+        for text in ("krum:f=1", "trimmed-mean:f=0", "nnm:f=0 | krum", "nnm | krum:f=1"):
+            chain = NamedPipeline.parse(text).build(load(only=()), f=2)
+            own = text.split(" | ")[0 if "nnm:" in text else -1]
+            told = f"{own} is run with less than f = 2: it promises nothing for 2"
+            self.assertEqual(chain.guarantee(11), told)
+            self.assertIsNone(chain.computable(11))
+            bare = Pipeline(pre=chain.pre, aggregator=chain.aggregator)
+            self.assertTrue(torch.equal(chain(rows), bare(rows)))
+        for text in ("krum", "krum:f=2", "nnm:f=2 | krum:f=2"):
+            self.assertIsNone(NamedPipeline.parse(text).build(load(only=()), f=2).guarantee(11))
+
+    def test_weights_that_are_not_finite(self) -> None:
+        """The error says so, and not their shape."""
+
+        class Halved:
+            def weights(self, gram: Any, *, context: Any = None, state: Any = None) -> Any:
+                return torch.full((gram.size,), float("nan"))
+
+        with self.assertRaisesRegex(BadRuleOutput, "Halved gave weights with NaN or infinity"):
+            Pipeline(aggregator=Halved()).outcome(torch.ones(3, 2))
+
+    def test_rule_without_a_guarantee(self) -> None:
+        """A rule that has no such method promises nothing, and none does for n <= 2f."""
+
+        def middle(vectors: torch.Tensor) -> torch.Tensor:
+            return vectors.median(dim=0).values
+
+        chain = Pipeline(aggregator=middle, budget=2)
+        self.assertEqual(chain.guarantee(9), "middle promises nothing: it has no method guarantee")
+        self.assertIsNone(Pipeline(aggregator=middle).guarantee(9))  # of no faulty row
+        self.assertIsNone(chain.computable(1))
+        before = Pipeline(pre=(lambda rows: rows,), aggregator=Krum(f=1))
+        self.assertRegex(before.guarantee(9) or "", "promises nothing")
+        middle.guarantee = lambda n: None  # type: ignore[attr-defined]  # as plugins do
+        self.assertIsNone(chain.guarantee(5))
+        self.assertRegex(chain.guarantee(4) or "", "n <= 2f, got n=4, f=2")
+
     def test_budget_is_lowered_and_never_raised(self) -> None:
         """A rule's own f holds where it is smaller than the budget."""
         named = NamedPipeline.parse("clipping:c=3 | nnm:f=3 | krum:f=1")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import byzpy_tw
 from byzpy_tw.errors import (
     BadParameter,
 )
@@ -35,6 +36,13 @@ def every_kind(
 class ParameterTests(SynchronousTestCase):
     def read(self, text: str, **fill: Any) -> dict[str, Any]:
         return read_arguments(parse(text), parameters_of("aggregator", every_kind), fill)
+
+    def test_none_where_there_is_no_automatic_value(self) -> None:
+        """The error says what the value must be."""
+        with self.assertRaisesRegex(
+            BadParameter, "tau must be a number above 0, got 'none'; there is no automatic tau"
+        ):
+            byzpy_tw.aggregator("centered-clipping:tau=none")
 
     def test_values_by_annotation(self) -> None:
         """Each text becomes what the parameter's annotation says."""

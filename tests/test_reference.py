@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import tap
 from byzpy_tw.__main__ import COMMANDS
+from byzpy_tw.aggregators.rule import _CONDITIONS
 from byzpy_tw.config.run_config import RunConfig, flag
 from byzpy_tw.config.validators import option
 from byzpy_tw.errors import ByzpyTwError, errors_by_code
@@ -59,6 +60,23 @@ class PagesTests(SynchronousTestCase):
                     self.assertTrue(parameter.none, f"{where} has no none=... in its declaration")
                     self.assertIn(f"| `{entry.name}` | `{parameter.name}` |", PAGES["names.md"])
 
+    def test_every_rule_says_when_it_holds(self) -> None:
+        """The condition shown is the method's, in a sense that docs/security.md defines."""
+        security = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+        known = {**_CONDITIONS, "f = 0": lambda n, f: f == 0, "n > ceil(c f)": lambda n, f: n > f}
+        for entry in load(only=()).entries():
+            if entry.kind not in ("aggregator", "pre-aggregator"):
+                continue
+            shown = entry.factory.conditions
+            row = f"| {shown.computable} | {shown.guarantee} | {shown.sense} |"
+            self.assertIn(row, PAGES["names.md"])
+            self.assertIn(f"\n| `{shown.sense}` |", security)
+            for n, f in ((9, 0), (9, 1), (9, 2), (9, 3), (9, 4), (9, 8)):
+                rule = entry.factory(f=f)
+                for method in ("computable", "guarantee"):
+                    holds = known[getattr(shown, method).partition(",")[0]](n, f)
+                    self.assertEqual(getattr(rule, method)(n) is None, holds, (entry.name, n, f))
+
     def test_every_word_is_listed(self) -> None:
         """A parameter that takes words is shown with all of them, the default first."""
         page, seen = PAGES["names.md"].replace("\\|", "|"), 0
@@ -68,6 +86,9 @@ class PagesTests(SynchronousTestCase):
                     seen += 1
                     self.assertEqual(parameter.words[0], parameter.default)
                     self.assertIn(f"`{parameter.name}={'|'.join(parameter.words)}`", page)
+                    self.assertEqual(list(parameter.meanings), parameter.words, entry.name)
+                    for word in parameter.words:
+                        self.assertIn(f"| `{entry.name}` | `{parameter.name}={word}` |", page)
         self.assertGreaterEqual(seen, 6)
 
     def test_every_option_of_a_server(self) -> None:

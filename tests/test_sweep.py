@@ -223,6 +223,19 @@ class OptionTests(SynchronousTestCase):
                 self.assertRaises(SystemExit, parser.parse_args, words)
             self.assertIn("unrecognized arguments", said.getvalue())
 
+    def test_a_list_where_one_value_goes(self) -> None:
+        """The error names the options that take lists."""
+        for words in (["--f", "1", "2", "3"], ["--partition", "iid", "extreme"]):
+            with redirect_stderr(io.StringIO()) as said:
+                self.assertEqual(main(["sweep", *words]), 2)
+            told = said.getvalue()
+            self.assertRegex(told, r"\Abyzpy_tw: error: BAD_CONFIG: unrecognized .*\n\Z")
+            self.assertIn("--preaggregators, --attacks and --seeds take lists", told)
+        with redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(main(["sweep", "--ronds", "3"]), 2)
+        self.assertIn("did you mean '--rounds'", said.getvalue())
+        self.assertNotIn("take lists", said.getvalue())
+
     def test_a_folder_has_a_name(self) -> None:
         """Or the folder that one happens to be in would be filled."""
         with redirect_stderr(io.StringIO()) as said:

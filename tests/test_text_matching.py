@@ -25,6 +25,8 @@ SHOWN = "for display, and decides nothing: "
 
 # Where (module, and class or function), by which method, and why.
 USES = {
+    "__main__ _describe_unknown partition": OPTION + "its name, before a value",
+    "__main__ _describe_unknown startswith": OPTION + "an option, or a value too many",
     "__main__ rpartition": CODE + "a command is called after its module",
     "audit.site describe_site partition": FILE + "a server's address, before its key's name",
     "cli.doctor main partition": SHOWN + "argparse's help without its first part",

@@ -13,7 +13,7 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@rule("mean", "n >= 1", None)
+@rule("mean", "n >= 1", None, "none", told="f = 0")
 class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""
 

@@ -14,7 +14,7 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@rule("bulyan", "n > 4f", "n >= 4f + 3")
+@rule("bulyan", "n > 4f", "n >= 4f + 3", "coordinates")
 class Bulyan:
     """Each coordinate's mean of the n - 4f values nearest to the median of n - 2f rows.
 

@@ -14,7 +14,7 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@rule("centered clipping", "n >= 1", "n > 2f")
+@rule("centered clipping", "n >= 1", "n > 2f", "step")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
 
@@ -30,7 +30,14 @@ class CenteredClipping:
     f: int = integer(0)
     tau: float = real(10.0, above=0.0)
     iterations: int = integer(3, least=1)
-    init: Literal["previous", "zero", "median"] = choice("previous", "zero", "median")
+    init: Literal["previous", "zero", "median"] = choice(
+        "previous", "zero", "median",
+        meanings={
+            "previous": "from the last answer, at first from the origin",
+            "zero": "from the origin",
+            "median": "from the median of each coordinate",
+        },
+    )  # fmt: skip
 
     @property
     def laws(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ ROUNDING = 1e-12
 
 
 # Clusters of one size tie, and the lowest index decides.
-@rule("sign-guard", "n >= 2", "n > 2f", breaks={PERMUTATION, TRANSLATION})
+@rule("sign-guard", "n >= 2", "n > 2f", "length", breaks={PERMUTATION, TRANSLATION})
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
 
@@ -48,7 +48,7 @@ class SignGuard:
         return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-@rule("clipped-clustering", "n >= 2", "n > 2f")
+@rule("clipped-clustering", "n >= 2", "n > 2f", "length")
 class ClippedClustering:
     """Rows clipped to `tau`, cut in two by their angles; the mean of the larger part.
 

@@ -23,7 +23,7 @@ def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
     return outcome
 
 
-@rule("median", "n >= 1", "n > 2f")
+@rule("median", "n >= 1", "n > 2f", "coordinates")
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
 
@@ -37,7 +37,7 @@ class Median:
     outcome = _outcome(lambda rule, points: select.median(points))
 
 
-@rule("trimmed mean", "n > 2f", "n > 2f")
+@rule("trimmed mean", "n > 2f", "n > 2f", "coordinates")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
 
@@ -51,7 +51,7 @@ class TrimmedMean:
     outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
 
-@rule("meamed", "n > f", "n > 2f")
+@rule("meamed", "n > f", "n > 2f", "coordinates")
 class MeanAroundMedian:
     """Each coordinate's mean of the n - f values nearest to its median.
 
@@ -66,7 +66,7 @@ class MeanAroundMedian:
     outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
-@rule("phocas", "n > 2f", "n > 2f")
+@rule("phocas", "n > 2f", "n > 2f", "coordinates")
 class Phocas:
     """Each coordinate's mean of the n - f values nearest to its trimmed mean.
 
@@ -82,7 +82,7 @@ class Phocas:
     )
 
 
-@rule("sign-majority", "n >= 1", "n > 2f", breaks=ALL_LAWS - {PERMUTATION})
+@rule("sign-majority", "n >= 1", "n > 2f", "signs", breaks=ALL_LAWS - {PERMUTATION})
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.
 

@@ -18,7 +18,7 @@ MAX_STEPS = 300  # steps
 MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
-@rule("caf", "n > 2f", "n > 2f")
+@rule("caf", "n > 2f", "n > 2f", "distance")
 class CAF:
     """The covariance-bound agnostic filter.
 
@@ -98,7 +98,7 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
     return float(torch.dot(vector, torch.mv(matrix, vector))), vector
 
 
-@rule("dnc", None, "n > 2f")
+@rule("dnc", None, "n > 2f", "probable", told="n > ceil(c f)")
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.
 

@@ -32,7 +32,7 @@ ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
 FEW = 64  # rows: NumPy solves for them faster than torch, and with one thread
 
 
-@rule("geometric median", "n >= 1", "n > 2f")
+@rule("geometric median", "n >= 1", "n > 2f", "distance")
 class GeometricMedian:
     """The point with the least sum of distances to the rows.
 
@@ -53,7 +53,10 @@ class GeometricMedian:
     )
     tol: float = real(1e-9, above=0.0)
     max_iter: int = integer(1000, least=1)
-    init: Literal["mean", "zero"] = choice("mean", "zero")
+    init: Literal["mean", "zero"] = choice(
+        "mean", "zero",
+        meanings={"mean": "from the mean of the rows", "zero": "from the origin"},
+    )  # fmt: skip
 
     @property
     def laws(self) -> frozenset[str]:

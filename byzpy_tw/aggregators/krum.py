@@ -44,7 +44,7 @@ def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
     return ALL_LAWS - {PERMUTATION} if rule.closest == 1 else ALL_LAWS
 
 
-@rule("krum", None, "n > 2f + 2")
+@rule("krum", None, "n > 2f + 2", "distance", told="n >= f + 3, n > closest")
 class Krum:
     """The row with the lowest sum of squared distances to its `closest` nearest others.
 
@@ -68,7 +68,7 @@ class Krum:
         return uniform(gram.size, lowest_scores(krum_scores(self, gram), 1))
 
 
-@rule("multi-krum", None, "n > 2f + 2")
+@rule("multi-krum", None, "n > 2f + 2", "distance", told="n >= f + 3, n > closest, n - f >= q")
 class MultiKrum:
     """The mean of the `q` rows with the best Krum scores.
 

@@ -15,7 +15,7 @@ from byzpy_tw.seeds import Context
 
 
 # The reference's row is not like the others.
-@rule("monna", "n > f", "n > 2f", breaks={PERMUTATION})
+@rule("monna", "n > f", "n > 2f", "distance if the reference is honest", breaks={PERMUTATION})
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
 
@@ -47,7 +47,7 @@ class MoNNA:
         return uniform(n, lowest_scores(away, n - self.f))
 
 
-@rule("cge", "n > f", "n > 2f", breaks={TRANSLATION})
+@rule("cge", "n > f", "n > 2f", "length", breaks={TRANSLATION})
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.
 

@@ -105,10 +105,14 @@ class Pipeline:
 
     Any of them may be a plugin's: a callable ``(n, d)`` to ``(m, d)`` or ``(d,)``.  Each keeps its
     own parameters, `f` included, and its own memory, in a part of the state that is handed in.
+    `budget` is the number of faulty rows that it is asked to withstand, and `shortfall` the reason
+    where a rule has less by its own text: both decide its guarantee, and nothing that it computes.
     """
 
     pre: tuple[Rule, ...] = field(default=(), converter=tuple)
     aggregator: Rule
+    budget: int = field(default=0, eq=False)
+    shortfall: str | None = field(default=None, eq=False)
 
     @property
     def f(self) -> int:
@@ -198,6 +202,8 @@ class Pipeline:
         An aggregator that trusts one node's row promises nothing behind a rule that
         permutes or mixes rows: the row in that position may be any node's.
         """
+        if self.shortfall is not None:
+            return self.shortfall
         *before, last = self._stages
         mixing = [stage for stage in before if not getattr(stage.rule, "keeps_rows", False)]
         if mixing and last.trusts_a_row:
@@ -205,7 +211,13 @@ class Pipeline:
                 f"{last.name} trusts one node's row, and {mixing[0].name} before "
                 "it permutes or mixes rows"
             )
-        return self._first("guarantee", n)
+        why, f = self._first("guarantee", n), max(self.f, self.budget)
+        if why is not None or f == 0:
+            return why
+        if n <= 2 * f:
+            return f"{last.name}: no rule withstands f faulty rows of n <= 2f, got n={n}, f={f}"
+        silent = [stage for stage in self._stages if not hasattr(stage.rule, "guarantee")]
+        return f"{silent[0].name} promises nothing: it has no method guarantee" if silent else None
 
     @property
     def _stages(self) -> tuple[Stage, ...]:

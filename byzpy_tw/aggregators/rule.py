@@ -73,15 +73,34 @@ def needs(name: str, condition: str, n: int, f: int, *, verb: str = "needs") -> 
     return None if holds else f"{name} {verb} {condition}, got n={n}, f={f}"
 
 
+@frozen
+class Conditions:
+    """The n and f for which a rule is computed and keeps its guarantee, in words for a reader.
+
+    ``sense`` is the kind of guarantee, a word of docs/security.md (Guarantees of rules).
+    """
+
+    computable: str
+    guarantee: str
+    sense: str
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def rule(
-    name: str, computable: str | None, guarantee: str | None, *, breaks: Collection[str] = ()
+    name: str,
+    computable: str | None,
+    guarantee: str | None,
+    sense: str,
+    *,
+    breaks: Collection[str] = (),
+    told: str = "",
 ) -> Callable[[C], C]:
     """Return a decorator that makes a class with a budget ``f`` a rule called `name`.
 
     The class becomes a frozen class of attrs, whose fields are the rule's parameters.
     `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
-    has a method of its own.  An aggregator has a method ``weights`` or ``outcome``, a
+    has a method of its own, and `told` is its condition in words.  `sense` is the kind of
+    guarantee (`Conditions`).  An aggregator has a method ``weights`` or ``outcome``, a
     pre-aggregator ``matrix``.  It obeys all laws but `breaks`, unless it has a property ``laws``.
     """
 
@@ -89,6 +108,7 @@ def rule(
         cls.__call__ = aggregate
         if not hasattr(cls, "laws"):
             cls.laws = ALL_LAWS - frozenset(breaks)
+        cls.conditions = Conditions(computable or told, guarantee or told, sense)
         if computable is not None:
             cls.computable = lambda rule, n: needs(name, computable, n, rule.f)
         if guarantee is not None:
@@ -130,6 +150,9 @@ def weights_of(
         plain = weights.detach().to("cpu", torch.float64)
         if np.isfinite(plain.numpy()).all():
             return plain
+        raise BadRuleOutput(
+            f"{type(rule).__name__} gave weights with NaN or infinity, expected finite ones"
+        )
     got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
     raise BadRuleOutput(
         f"{type(rule).__name__} gave weights {got}, expected finite ones over {gram.size} rows"

@@ -13,7 +13,7 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@rule("mda", None, "n > 2f")
+@rule("mda", None, "n > 2f", "distance", told="n > f, f <= 30 or at most 100,000 subsets")
 class MDA:
     """Minimum diameter averaging: the mean of the n - f rows of least diameter, exactly.
 
@@ -47,7 +47,7 @@ class MDA:
         return uniform(gram.size, search.minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
-@rule("smea", None, "n > 2f")
+@rule("smea", None, "n > 2f", "distance", told="n > f, at most 1,000,000 subsets")
 class SMEA:
     """The mean of the n - f rows whose covariance has the least largest eigenvalue, exactly.
 

@@ -24,7 +24,8 @@ class ResolvedRules:
     """The aggregation, the optimizer and the attacks of a run, made from their names.
 
     ``participation`` has the sizes of its rounds, ``missing_guarantee`` is why the rules give no
-    guarantee for one of these, or None.
+    guarantee for one of these, or None; ``outnumbered`` is set where the reason is that more than f
+    of its nodes are Byzantine.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class ResolvedRules:
     _registry: Registry
     participation: Participation = field(init=False)
     missing_guarantee: str | None = field(default=None, init=False)
+    outnumbered: bool = field(default=False, init=False)
     _attacks: dict[int, Any] = field(factory=dict, init=False)
 
     @property
@@ -86,10 +88,11 @@ class ResolvedRules:
                 raise ConfigError(
                     f"{config.pipeline}: {where}{why}; {cure}, a smaller --f, or another rule"
                 )
-            if gap is None and size.byzantine > size.f:
+            outnumbered = gap is None and size.byzantine > size.f
+            if outnumbered:
                 gap = f"{size.byzantine} Byzantine nodes are more than f = {size.f}"
             if gap is not None and missing is None:
-                missing = where + gap
+                missing, self.outnumbered = where + gap, outnumbered
         if missing is not None and config.strict:
             raise GuaranteeMissing(f"{config.pipeline}: {missing} (--strict)")
         return missing

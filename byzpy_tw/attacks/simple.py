@@ -40,7 +40,10 @@ class SignFlip:
     """
 
     scale: float = real(-1.0)
-    of: Literal["mean", "own"] = choice("mean", "own")
+    of: Literal["mean", "own"] = choice(
+        "mean", "own",
+        meanings={"mean": "the mean of the honest vectors", "own": "the node's own gradient"},
+    )  # fmt: skip
 
     @property
     def knowledge(self) -> str:

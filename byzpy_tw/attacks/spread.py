@@ -15,6 +15,11 @@ from byzpy_tw.parameters import choice
 from byzpy_tw.seeds import Context
 
 Direction = Literal["std", "unit", "sign"]
+_DIRECTIONS = {
+    "std": "against the standard deviation of each coordinate",
+    "unit": "against the mean",
+    "sign": "against the sign of each coordinate of the mean",
+}
 
 
 def _pieces(attack: MinMax | MinSum) -> tuple[str, ...]:
@@ -36,7 +41,7 @@ class MinMax:
     IV-C.  Solved exactly, where the paper searches.
     """
 
-    direction: Direction = choice("std", "unit", "sign")
+    direction: Direction = choice("std", "unit", "sign", meanings=_DIRECTIONS)
 
     pieces = property(_pieces)
 
@@ -56,7 +61,7 @@ class MinSum:
     Shejwalkar and Houmansadr, NDSS 2021, Section IV-D.
     """
 
-    direction: Direction = choice("std", "unit", "sign")
+    direction: Direction = choice("std", "unit", "sign", meanings=_DIRECTIONS)
 
     pieces = property(_pieces)
 

@@ -85,7 +85,8 @@ def _row(entry: Entry) -> dict[str, Any]:
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     default = None if parameter.required else parameter.default
     found = {"type": parameter.type_text, "default": default}
-    return {**found, "none": parameter.none} if parameter.none else found
+    told = {"none": parameter.none, "meanings": dict(parameter.meanings)}
+    return {**found, **{key: value for key, value in told.items() if value}}
 
 
 def _line(entry: Entry) -> str:
@@ -105,4 +106,5 @@ def _description(entry: Entry) -> str:
     for parameter in entry.parameters.values():
         none = f"; none is {parameter.none}" if parameter.none else ""
         lines.append(f"  {parameter.text} ({parameter.type_text}{none})")
+        lines += [f"    {word}: {meaning}" for word, meaning in parameter.meanings.items()]
     return "\n".join(lines)

@@ -11,6 +11,12 @@ from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import grid
 
 HELP = "compare defences against attacks: a live table, and a page"
+# For an error about a word too many.
+LISTS = (
+    "; --aggregators, --preaggregators, --attacks and --seeds take lists, which make the grid; "
+    "--f, --partition and the like are the same in all runs: start a sweep for each value, with "
+    "an --out of its own"
+)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ Any other option without effect is refused when a run is begun.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -42,11 +42,14 @@ def convert_option(name: str, value: Any, spelling: str | None = None) -> Any:
     return value
 
 
-def find_option(key: str) -> attrs.Attribute[Any]:
-    """The option that a user calls `key`; raises `ConfigError` with the nearest one."""
+def find_option(key: str, spell: Callable[[str], str] = toml_key) -> attrs.Attribute[Any]:
+    """The option that a user calls `key`; raises `ConfigError` with the nearest one.
+
+    `spell` writes an option's name as the user has to.
+    """
     name = key.replace("-", "_")
     if name not in OPTIONS:
-        near = suggest_nearest(toml_key(name), list(map(toml_key, OPTIONS)))
+        near = suggest_nearest(spell(name), list(map(spell, OPTIONS)))
         raise ConfigError(f"there is no option {clip(key)!r}{near}")
     return OPTIONS[name]
 

@@ -21,6 +21,29 @@ _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _VALUE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}|\.[0-9][0-9eE+-]{0,62}")
 _MOST_PARAMETERS = 32
 
+# Names here of classes of ByzFL and ByzPy, in lower case, where none of ours is near.
+_PEER_CLASSES = {
+    "alittleisenough": "alie",
+    "average": "mean",
+    "comparativegradientelimination": "cge",
+    "coordinatewisemedian": "median",
+    "coordinatewisetrimmedmean": "trimmed-mean",
+    "empireattack": "empire",
+    "infattack": "inf",
+    "innerproductmanipulation": "ipm",
+    "labelflipattack": "label-flip",
+    "littleattack": "alie",
+    "meanofmedians": "meamed",
+    "mimicattack": "mimic",
+    "minimumdiameteraveraging": "mda",
+    "nearestneighbormixing": "nnm",
+    "optimal_alittleisenough": "opt-alie",
+    "optimal_innerproductmanipulation": "opt-ipm",
+    "signflipattack": "sign-flip",
+    "signflipping": "sign-flip",
+    "trmean": "trimmed-mean",
+}
+
 
 @frozen
 class ParsedName:
@@ -61,6 +84,8 @@ def parse(text: str) -> ParsedName:
 def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or nothing where nothing is near."""
     words = list(known)
-    near = [w for w in words if w.lower() == word.lower()]
+    low = word.lower()
+    near = [w for w in words if w.lower() == low]
+    near = near or [w for w in words if w == _PEER_CLASSES.get(low)]
     near = near or get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -40,9 +40,21 @@ class NamedPipeline:
         return NamedPipeline(tuple(pre), aggregator)
 
     def build(self, names: Registry, **fill: Any) -> Pipeline:
-        """Return the pipeline of the registry's rules; `fill` offers parameters to each."""
+        """Return the pipeline of the registry's rules; `fill` offers parameters to each.
+
+        Its guarantee is asked for the f of `fill`, also where a rule's text has a smaller one.
+        """
+        f = fill.get("f") or 0
         *pre, aggregator = (names.make(kind, rule, **fill) for kind, rule in self.stages)
-        return Pipeline(pre=pre, aggregator=aggregator)
+        return Pipeline(pre=pre, aggregator=aggregator, budget=f, shortfall=self._shortfall(f))
+
+    def _shortfall(self, f: int) -> str | None:
+        """Return which rule is told by its own text to withstand less than `f`, or None."""
+        for _, rule in self.stages:
+            own = budget_of(rule)
+            if own is not None and own < f:
+                return f"{rule.text} is run with less than f = {f}: it promises nothing for {f}"
+        return None
 
 
 def budget_of(rule: ParsedName) -> int | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.target import TargetPipeline
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.parameters import to_plain
+from byzpy_tw.parameters import quote, to_plain
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins.loading import load
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.pipelines import NamedPipeline
 from byzpy_tw.plugins.registry import Registry, with_article
-from byzpy_tw.plugins.signatures import check_known
+from byzpy_tw.plugins.signatures import Parameter, check_known
 from byzpy_tw.text import clip
 
 
@@ -76,12 +76,20 @@ def build_attack(
     return made
 
 
-def pipeline(text: str, **fill: Any) -> Pipeline:
-    """The pipeline that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
+def pipeline(text: str | Sequence[str], **fill: Any) -> Pipeline:
+    """The pipeline that `text` describes: ``"clipping:c=2.0 | nnm | krum"``, or a list of names.
 
     All but the last are pre-aggregators.  `fill` offers parameters, such as ``f``, to every
-    rule that takes them.  Raises `BadParameter` for one that no rule takes.
+    rule that takes them.  Raises `BadParameter` for one that no rule takes, or that a rule's own
+    text has with another value.
     """
+    if isinstance(text, (list, tuple)) and all(isinstance(name, str) for name in text):
+        text = " | ".join(text)
+    if not isinstance(text, str):
+        raise BadParameter(
+            "a pipeline is a text such as 'nnm | krum', or a list of such names, got "
+            f"{with_article(type(text).__name__)}"
+        )
     names, named = registry(), NamedPipeline.parse(text)
     known = {rule.name: names.entry(kind, rule.name).parameters for kind, rule in named.stages}
     taken = sorted({key for parameters in known.values() for key in parameters})
@@ -97,12 +105,26 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
         for owner, parameters in known.items():
             if key in parameters:
                 offered[key] = parameters[key].convert(owner, value)
+        for _, rule in named.stages:
+            _check_given_once(rule, key, known[rule.name], offered[key])
     return named.build(names, **offered)
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
     """The pipeline that `text` describes, with the rules of the registry `names`."""
     return NamedPipeline.parse(text).build(names, **fill)
+
+
+def _check_given_once(
+    rule: ParsedName, key: str, known: Mapping[str, Parameter], value: Any
+) -> None:
+    """Raise `BadParameter` where the text of `rule` gives `key` another value."""
+    if key in rule.parameters:
+        written = known[key].read(rule.name, rule.parameters[key])
+        if written != value:
+            raise BadParameter(
+                f"in {rule.text!r}: {key} is given twice, {quote(written)} and {quote(value)}"
+            )
 
 
 def _make(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -121,7 +143,8 @@ def _make(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
                 written[key] = "none"
             continue
         value = known[key].convert(named.name, value)
-        written.pop(key, None)  # the keyword goes before the text
+        _check_given_once(named, key, known, value)
+        written.pop(key, None)
         if not known[key].writable:  # rules and lists of them cannot be written down
             rest[key] = value
             continue

@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.parameters import NONE, quote, to_plain
+from byzpy_tw.parameters import EXPECTED, MEANINGS, NONE, quote, to_plain
 from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 
 # By kind: filled by the process that calls the factory, and never written in a name.
@@ -37,6 +37,8 @@ class Parameter:
     default: Any  # inspect.Parameter.empty where there is none
     untyped: bool = False  # neither its annotation nor its default says what it must be
     none: str = ""  # what None stands for, in words
+    meanings: Mapping[str, str] = field(factory=dict)  # what its words stand for
+    expected: str = ""  # what it must be, as "a number above 0"
 
     @property
     def required(self) -> bool:
@@ -88,6 +90,11 @@ class Parameter:
         for kind in self.alternatives:
             with suppress(ValueError):
                 return _read(kind, text)
+        if text.lower() == "none":
+            raise BadParameter(
+                f"{owner}: {self.name} must be {self.expected or self.type_text}, got {text!r}; "
+                f"there is no automatic {self.name}"
+            )
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
 
     def convert(self, owner: str, value: Any) -> Any:
@@ -122,8 +129,11 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
         default = parameter.default
         typed = isinstance(default, (bool, int, float, str))
         hint = hints.get(name, type(default) if typed else str)
-        none = fields[name].metadata.get(NONE, "") if name in fields else ""
-        found[name] = Parameter(name, hint, default, name not in hints and not typed, none)
+        told = fields[name].metadata if name in fields else {}
+        found[name] = Parameter(
+            name, hint, default, name not in hints and not typed,
+            told.get(NONE, ""), told.get(MEANINGS, {}), told.get(EXPECTED, ""),
+        )  # fmt: skip
     return found
 
 

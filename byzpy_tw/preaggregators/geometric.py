@@ -14,7 +14,7 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@rule("clipping", "n >= 1", "any n", breaks=ALL_LAWS - {PERMUTATION})
+@rule("clipping", "n >= 1", "any n", "next", breaks=ALL_LAWS - {PERMUTATION})
 class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
 
@@ -27,7 +27,7 @@ class Clipping:
         return torch.diag((self.c / gram.norms).clamp_(max=1.0))
 
 
-@rule("arc", "n > f", "n > 2f", breaks={TRANSLATION})
+@rule("arc", "n > f", "n > 2f", "next", breaks={TRANSLATION})
 class ARC:
     """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
 
@@ -48,7 +48,7 @@ class ARC:
         return torch.diag(torch.where(norms > limit, limit / norms, 1.0))
 
 
-@rule("nnm", "n > f", "n > 2f")
+@rule("nnm", "n > f", "n > 2f", "next")
 class NNM:
     """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
 
@@ -72,7 +72,7 @@ class NNM:
         return torch.from_numpy(mix)
 
 
-@rule("bucketing", "n >= 1", "any n", breaks={PERMUTATION})
+@rule("bucketing", "n >= 1", "any n", "next", breaks={PERMUTATION})
 class Bucketing:
     """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
 
@@ -87,7 +87,13 @@ class Bucketing:
     inner_products: ClassVar[bool] = False
     f: int = integer(0)
     s: int = integer(2, least=1)
-    permutation: Literal["random", "identity"] = choice("random", "identity")
+    permutation: Literal["random", "identity"] = choice(
+        "random", "identity",
+        meanings={
+            "random": "shuffled, in another way each round",
+            "identity": "in the order of the nodes",
+        },
+    )  # fmt: skip
 
     @property
     def keeps_rows(self) -> bool:

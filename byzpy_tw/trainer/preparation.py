@@ -93,7 +93,7 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
     config, notices = rules.config, []
     if asked := rules.participation.describe(config):
         notices.append(f"--algorithm {config.algorithm}: {asked}")
-    if config.num_byz > config.f:
+    if config.num_byz > config.f and not rules.outnumbered:
         notices.append(
             f"{config.num_byz} Byzantine nodes are more than f = {config.f}: no rule is asked to "
             "withstand them"
