@@ -39,14 +39,19 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(
             lines,
             [
-                "defence \\ attack  none           sign-flip:",
-                "                                 scale=-5",
-                "mean              90.0 (90-90)   10.0! (10-10)",
-                "                  out B 100 H 6  out B 100 H 6",
-                "nnm | median      90.0 (90-90)   90.0 (90-90)",
-                "                  out B 100 H 6  out B 100 H 6",
+                "defence \\ attack  none              sign-flip:",
+                "                                    scale=-5",
+                "mean              90.0 (90.0-90.0)  10.0! (10.0-10.0)",
+                "                  out B 100 H 6     out B 100 H 6",
+                "nnm | median      90.0 (90.0-90.0)  90.0 (90.0-90.0)",
+                "                  out B 100 H 6     out B 100 H 6",
             ],
         )
+
+    def test_a_range_holds_its_value(self) -> None:
+        """The bracket has the digits of the number before it: seeds at 99.4 and 99.6 %."""
+        made = grid(seeds=(1, 2))
+        self.assertEqual(text.entry(outcome(made.cells[0], 0.994, 0.996))[0], "99.5 (99.4-99.6)")
 
     def test_every_state_has_a_word(self) -> None:
         """Waiting, under way, impossible, diverged."""
@@ -67,7 +72,8 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(
             sentences(made, filled(made)),
             [
-                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
+                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 % "
+                "without an attack.",
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )

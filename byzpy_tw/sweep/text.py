@@ -19,7 +19,7 @@ from byzpy_tw.tasks.metric import Metric
 CORNER = "defence \\ attack"
 WEIGHT = "wt B: percent of the weight in the aggregates that Byzantine nodes had"
 OUT = "out: percent of the rounds in which Byzantine (B) and honest (H) nodes were left out"
-_LEAST = "90.0 (90-90)"  # so that columns do not jump as cells are filled
+_LEAST = "90.0 (90.0-90.0)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
 
 Line = list[tuple[str, float | None]]
@@ -222,11 +222,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def number(outcome: CellResult, kind: str = "final", digits: int = 1) -> str:
-    """Return a cell's final, worst or best value without its unit; `digits` are of percents."""
+def number(outcome: CellResult, kind: str = "final") -> str:
+    """Return a cell's final, worst or best value without its unit."""
     metric, value = outcome.metric, outcome.figures(outcome.metric)[kind]
     if value is None or metric.is_share:
-        return percent(value, digits)
+        return percent(value)
     return f"{value:{metric.format}}"
 
 
@@ -238,7 +238,7 @@ def with_unit(outcome: CellResult) -> str:
 def span(outcome: CellResult, dash: str = "-") -> str:
     """Return a cell's worst and best value."""
     dash = dash if outcome.metric.is_share else " to "
-    return dash.join(number(outcome, kind, 0) for kind in ("worst", "best"))
+    return dash.join(number(outcome, kind) for kind in ("worst", "best"))
 
 
 def exclusion_sentence(outcome: CellResult) -> str:
