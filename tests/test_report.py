@@ -214,9 +214,19 @@ class ConclusionTests(SynchronousTestCase):
         self.assertEqual(few, "krum took 0 of 1 Byzantine vectors and 1 of 3 honest vectors.")
 
     def test_a_rule_that_does_not_choose(self) -> None:
-        """Nobody is said to be excluded by a trimmed mean."""
+        """Which nodes a trimmed mean used is not said: nobody knows."""
         said = self.concluded(record(0, selected=None, excluded=[]), aggregator="trimmed-mean")
-        self.assertIn("trimmed-mean chooses between no nodes", said)
+        self.assertEqual(
+            said,
+            "trimmed-mean treats each coordinate by itself, or tells no weights: which nodes "
+            "counted is not recorded.",
+        )
+        told = run_report(rounds=1)
+        self.assertTrue(told.plain()["rounds"]["chooses"])
+        told.history = history()
+        self.assertTrue(told.plain()["rounds"]["chooses"])  # of a page before its first round
+        told.add(record(0, selected=None, excluded=[]))
+        self.assertFalse(told.plain()["rounds"]["chooses"])
 
     def test_several_byzantine_nodes(self) -> None:
         """Each, where they are few; the span, where they are many."""

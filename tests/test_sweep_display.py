@@ -93,6 +93,22 @@ class TextTests(SynchronousTestCase):
             "honest ones most often node 0, in 50 %.",
         )
 
+    def test_a_rule_that_does_not_choose(self) -> None:
+        """It is not said that nobody was left out: which nodes counted is not known."""
+        [cell, *_] = grid(defences=("median",)).cells
+        words = (
+            "median treats each coordinate by itself, or tells no weights: which nodes counted is "
+            "not recorded."
+        )
+        shares = tuple(attrs.evolve(s, excluded=None, refused=0.0) for s in THREE_EQUAL)
+        self.assertEqual(text.exclusion_sentence(outcome(cell, 0.9, shares=shares)), words)
+        late = (attrs.evolve(shares[0], refused=0.5), *shares[1:])
+        told = text.exclusion_sentence(outcome(cell, 0.9, shares=late))
+        self.assertIn("most often node 0, in 50 % (50 % refused). " + words, told)
+        everyone = tuple(attrs.evolve(s, excluded=0.0) for s in THREE_EQUAL)
+        told = text.exclusion_sentence(outcome(cell, 0.9, shares=everyone))
+        self.assertEqual(told, "No node was left out in any round.")
+
     def test_the_weight_of_byzantine_nodes(self) -> None:
         """It stands instead of how often they were left out: one of three equal ones was taken."""
         made = grid()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.records.schema import STATES
+from byzpy_tw.records.schema import EXCLUDED, SELECTED, STATES
 from byzpy_tw.report.curves import comparison_charts
 from byzpy_tw.report.history import LETTERS
 from byzpy_tw.report.html import page_colours
@@ -92,8 +92,13 @@ def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, A
     labels = [f"{n['node']}{'' if n['honest'] else ' Byzantine'}" for n in nodes]
     axes.set_yticks(range(len(nodes)), labels, fontsize=8)
     axes.set(xlabel="round", ylabel="node", xlim=(0, rounds["span"]))
-    used = {index for row in cells for index in row} | {0, 1}
-    patches = [Patch(color=colours[i], label=state) for i, state in enumerate(STATES) if i in used]
+    words = dict(enumerate(STATES))
+    used = {index for row in cells for index in row} | {SELECTED}
+    if rounds["chooses"]:
+        used.add(EXCLUDED)
+    else:
+        words[SELECTED] = "given to the rule"
+    patches = [Patch(color=colours[i], label=words[i]) for i in sorted(used)]
     axes.legend(
         handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(patches),
         frameon=False, fontsize=8,

@@ -11,6 +11,9 @@ from byzpy_tw.text import clean_value
 
 _LONGEST = 300  # characters of a cause
 _NAMED = 3  # nodes; the others are counted
+NO_CHOICE = (
+    "{} treats each coordinate by itself, or tells no weights: which nodes counted is not recorded."
+)
 
 
 def conclusion(history: RoundHistory, rule: str, status: str, error: str | None) -> list[str]:
@@ -54,8 +57,8 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
     h, done, counts = history.num_honest, history.done, history.counts
     if not done:
         return []
-    if not counts.selecting:
-        return [f"{rule} chooses between no nodes: every vector that came had its part."]
+    if not counts.chooses:
+        return [NO_CHOICE.format(rule)]
     out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
     asked = done - history.totals[:, NOT_ASKED]
     # For a rule that takes few nodes, these are named.

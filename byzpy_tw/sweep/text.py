@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+from byzpy_tw.report.summary import NO_CHOICE
 from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
 from byzpy_tw.sweep.conclusions import value_text
 from byzpy_tw.sweep.grid import Cell, Grid
@@ -249,10 +250,13 @@ def exclusion_sentence(outcome: CellResult) -> str:
     if outcome.attack_failures:
         return ""
     shares, weight = outcome.shares, outcome.byzantine_weight
+    unknown = shares and all(share.excluded is None for share in shares)
+    no_choice = NO_CHOICE.format(outcome.cell.defence) if unknown else ""
     had = f"Byzantine nodes had {percent(weight, 0)} % of the weight in the aggregates. "
     text = had * (weight is not None)
     if not any(share.left_out for share in shares):
-        return f"{text}No node was left out in any round." if shares else text.strip()
+        none = no_choice or "No node was left out in any round."
+        return f"{text}{none}" if shares else text.strip()
     faulty, honest = (percent(outcome.left_out(honest=which), 0) for which in (False, True))
     text += (
         f"A Byzantine node was left out in {faulty} % of the rounds, an honest one in {honest} %"
@@ -263,4 +267,4 @@ def exclusion_sentence(outcome: CellResult) -> str:
         text += f"in {percent(worst.left_out, 0)} %"
     if worst.left_out and worst.refused:
         text += f" ({percent(worst.refused, 0)} % refused)"
-    return f"{text}."
+    return f"{text}. {no_choice}".strip()
