@@ -41,11 +41,15 @@ def begin(name: str, options: Mapping[str, Any]) -> RunReport:
     """Return a report without rounds; `RunDirectoryError` for `options` that no run has."""
     file = f"{printable(name)}: {CONFIG}"
     honest, byzantine = count_nodes(options, file)
+    history = RoundHistory(honest, byzantine, max(1, read_count(options, "rounds", file)))
+    return RunReport(encodable(name), options, history, rule_of(options))
+
+
+def rule_of(options: Mapping[str, Any]) -> str:
+    """Return the chain of rules of a run with these options."""
     before = options.get("pre_aggregator") or []
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
-    rule = encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
-    history = RoundHistory(honest, byzantine, max(1, read_count(options, "rounds", file)))
-    return RunReport(encodable(name), options, history, rule)
+    return encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
 
 
 def collect_facts(description: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
