@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.records.folder import CONFIG, ROUNDS, count_nodes, read_count, read_run
+from byzpy_tw.records.metrics import described_chance
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.rounds.placement import ServerState
@@ -17,7 +18,7 @@ def read(path: Path) -> RunReport:
     """Return the report of the run in `path` up to damage; `RunDirectoryError` for no run."""
     run = read_run(path)
     report = begin(path.resolve().name, run.options)
-    report.history.metrics = run.metrics
+    report.history.metrics, report.history.chance = run.metrics, described_chance(run.description)
     placement = run.description.get("placement")
     for record in run.reader:
         placement = record.get("placement", placement)

@@ -27,7 +27,7 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
     measured = ", ".join(f"{m.words} {m.text(value)}" for m, value in found if value is not None)
     if measured:
         after = _rounds(history.counts.evaluated)
-        said.append(f"{measured[0].upper()}{measured[1:]} after {after}.")
+        said.append(f"{measured[0].upper()}{measured[1:]} after {after}{_near_chance(history)}.")
     if not history.done:
         said = ["No round was completed."]
     ended = {
@@ -38,6 +38,15 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
         after = f" after {history.done} of {_rounds(history.planned)}" if history.done else ""
         said.append(f"The run {ended}{after}{': ' + error if error else ''}.")
     return said
+
+
+def _near_chance(history: RoundHistory) -> str:
+    """Return that the last value of a metric is near chance; empty for none."""
+    for metric in history.metrics:
+        value, chance = history.counts.metrics.get(metric.name), history.chance.get(metric.name)
+        if value is not None and chance is not None and metric.is_near_chance(value, chance):
+            return f": {metric.words} is near chance ({metric.text(chance)})"
+    return ""
 
 
 def _failed_attack(history: RoundHistory, rule: str) -> list[str]:
