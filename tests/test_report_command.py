@@ -11,15 +11,19 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.labels import labels
 from byzpy_tw.report.load import read
-from tests.recorded_runs import HTML, records
+from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.png import write_png
+from tests.recorded_runs import HTML, record, records, run_report
 from tests.support import folder, run_all
 
 
@@ -92,6 +96,33 @@ class ReportCommandTests(Command):
         for chosen in (runs[:1], runs):
             self.assertEqual(self.attempt(*chosen, "--png", "x.png")[0], 0)
             self.assertEqual(Path("x.png").read_bytes()[:4], b"\x89PNG")
+
+    def test_png_legends(self) -> None:
+        """That of runs is beside the charts; that of strips says what was given to the rule."""
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            self.skipTest("matplotlib is not installed")
+
+        def drawn(*reports: RunReport) -> Any:
+            with mock.patch.object(Figure, "savefig", autospec=True) as save:
+                write_png(reports, Path("x.png"))
+            return save.call_args.args[0]
+
+        def words(legend: Any) -> list[str]:
+            return [text.get_text() for text in legend.get_texts()]
+
+        figure = drawn(run_report("a", seed=1), run_report("b", seed=2))
+        self.assertEqual([words(legend) for legend in figure.legends], [["seed 1", "seed 2"]])
+        self.assertEqual([axes.get_legend() for axes in figure.axes], [None] * 3)
+        self.assertEqual(figure.get_suptitle(), "2 runs: seed 1, seed 2")
+        strips = drawn(run_report()).subfigs[1].axes[0]
+        self.assertEqual(words(strips.get_legend())[:2], ["selected", "excluded"])
+        given = run_report(rounds=1)
+        given.history = RoundHistory(4, 2, 1)
+        given.add(record(0, selected=None, excluded=[]))
+        strips = drawn(given).subfigs[1].axes[0]
+        self.assertEqual(words(strips.get_legend()), ["given to the rule"])
 
     def test_png_names(self) -> None:
         """Runs are named by what differs, or by their folders; what is cut has an ellipsis."""
