@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,22 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
         {**report.plain(), "name": label}
         for report, label in zip(reports, labels(reports), strict=True)
     ]
+    figure = _drawn(Figure, runs)
+    try:
+        figure.savefig(path, dpi=150, format="png")
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
+
+
+def _drawn(make: Callable[..., Any], runs: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the figure of `runs`, whose names are labels."""
     strips = runs[0]["nodes"][:_MOST_STRIPS] if len(runs) == 1 else []
     charts = comparison_charts(runs)
     rows = -(-len(charts) // _ACROSS)
     across = max(1, _LINE // (max(len(run["name"]) for run in runs) + 4))  # labels in a line
     below = 0.2 * -(-len(runs) // across) if len(runs) > 1 else 0
     height = 3.4 * rows + below + (0.8 + 0.2 * len(strips) if strips else 0)
-    figure = Figure(figsize=(11, height), layout="constrained")
+    figure = make(figsize=(11, height), layout="constrained")
     parts: Any = [figure]
     if strips:
         parts = figure.subfigures(2, 1, height_ratios=[3.4 * rows, height - 3.4 * rows])
@@ -52,18 +61,15 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
     for axes, chart in zip(grid, charts, strict=False):
         _curves(axes, chart)
         if most > 1 and chart is named:  # below the charts, where it covers no curve
-            lines, names = axes.get_legend_handles_labels()
             figure.legend(
-                lines, names, loc="outside lower center", ncols=across, frameon=False, fontsize=8
-            )
+                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=across,
+                frameon=False, fontsize=8,
+            )  # fmt: skip
     for axes in grid[len(charts) :]:
         axes.remove()
     title = shorten(", ".join(run["name"] for run in runs), _LINE)
     figure.suptitle(_literal(f"{len(runs)} runs: {title}" if len(runs) > 1 else title), fontsize=10)
-    try:
-        figure.savefig(path, dpi=150, format="png")
-    except OSError as e:
-        raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
+    return figure
 
 
 def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
