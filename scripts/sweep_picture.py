@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 DEFAULT = Path(__file__).resolve().parent.parent / "docs" / "sweep.png"
-SIZE = (1000, 515)  # pixels of the window: the heading, the conclusions and the table
+SIZE = (1000, 590)  # pixels of the window: the heading, the conclusions and the table
 
 
 def main() -> int:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.page import render_report
 from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
 from tests.filled_sweeps import filled
-from tests.recorded_runs import run_report
+from tests.recorded_runs import record, run_report
 from tests.sweep_grids import grid
 from tests.test_report_chromium import shown_page
 
@@ -84,6 +85,23 @@ class ReadingTests(SynchronousTestCase):
         self.assertEqual(
             labels[5], "node 5, Byzantine: 28 % kept; selected 28, excluded by the rule 72"
         )
+
+    def test_strips_of_a_rule_that_does_not_choose(self) -> None:
+        """They say what was given to it, in words and in the legend, and not what was selected."""
+        report = run_report(rounds=1)
+        report.history = RoundHistory(4, 2, 10)
+        for number in range(10):
+            report.add(record(number, selected=None, excluded=[]))
+        browser = shown_page(self, render_report([report]))
+        label = "document.querySelector('.strip svg').getAttribute('aria-label')"
+        self.assertEqual(
+            browser.evaluate(label), "node 0, honest: 100 % given; given to the rule 10"
+        )
+        self.assertEqual(
+            browser.evaluate("document.querySelector('p.legend').innerText.trim()"),
+            "given to the rule",
+        )
+        self.assertNotIn("selected", browser.evaluate("document.body.innerText"))
 
     def test_cells_of_a_sweep_are_links(self) -> None:
         """Each leads to what is told of it, and its name says of what it is."""

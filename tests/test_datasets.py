@@ -50,6 +50,11 @@ def folder(case: SynchronousTestCase) -> Path:
 
 
 class DatasetTests(SynchronousTestCase):
+    def test_printed(self) -> None:
+        """It shows the number of examples and their shape, not the examples."""
+        shown = "Split(x=uint8 (20, 1, 28, 28), y=int64 (20,))"
+        self.assertIn(f"train={shown}, test={shown}, classes=10", repr(tiny()))
+
     def test_inputs(self) -> None:
         """uint8 images are scaled to 0..1 and normalised, and left as they were."""
         data = tiny()

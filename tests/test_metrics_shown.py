@@ -380,13 +380,15 @@ class SweepTests(SynchronousTestCase):
         made = grid()
         self.assertEqual(
             sentences(made, self.outcomes(made, [2.0, 8.0, 2.5, 3.0])),
-            ["mean collapses under sign-flip:scale=-5 (8 m²); at its best it reaches 2 m².",
+            ["mean collapses under sign-flip:scale=-5 (8 m²); at its best it reaches 2 m² without "
+             "an attack.",
              "nnm | median has the best worst case: 3 m² under sign-flip:scale=-5."],
         )  # fmt: skip
         found = sentences(made, self.outcomes(made, [2.0, None, None, None]))
         self.assertEqual(
             found, ["mean collapses under sign-flip:scale=-5 (diverged); at its best it reaches "
-                    "2 m².", "nnm | median diverged under none, sign-flip:scale=-5."],
+                    "2 m² without an attack.",
+                    "nnm | median diverged under none, sign-flip:scale=-5."],
         )  # fmt: skip
 
     def test_far_below_the_best(self) -> None:

@@ -214,9 +214,31 @@ class ConclusionTests(SynchronousTestCase):
         self.assertEqual(few, "krum took 0 of 1 Byzantine vectors and 1 of 3 honest vectors.")
 
     def test_a_rule_that_does_not_choose(self) -> None:
-        """Nobody is said to be excluded by a trimmed mean."""
+        """Which nodes a trimmed mean used is not said: nobody knows."""
         said = self.concluded(record(0, selected=None, excluded=[]), aggregator="trimmed-mean")
-        self.assertIn("trimmed-mean chooses between no nodes", said)
+        self.assertEqual(
+            said,
+            "trimmed-mean treats each coordinate by itself, or tells no weights: which nodes "
+            "counted is not recorded.",
+        )
+        told = run_report(rounds=1)
+        self.assertTrue(told.plain()["rounds"]["chooses"])
+        told.history = history()
+        self.assertTrue(told.plain()["rounds"]["chooses"])  # of a page before its first round
+        told.add(record(0, selected=None, excluded=[]))
+        self.assertFalse(told.plain()["rounds"]["chooses"])
+
+    def test_near_chance(self) -> None:
+        """It is said where the task tells chance, of the last value."""
+        told = begin("run", RunConfig(in_process=True, num_honest=4, num_byz=2).to_dict())
+        told.add(record(0, test_loss=2.3, accuracy=0.17))
+        self.assertNotIn("chance", " ".join(told.conclusion))
+        told.history.chance = {"accuracy": 0.114}
+        self.assertIn(
+            "Accuracy 17.00% after 1 round: accuracy is near chance (11.40%).", told.conclusion
+        )
+        told.add(record(1, test_loss=2.0, accuracy=0.21))
+        self.assertNotIn("chance", " ".join(told.conclusion))
 
     def test_several_byzantine_nodes(self) -> None:
         """Each, where they are few; the span, where they are many."""
@@ -282,7 +304,7 @@ class ReadingTests(SynchronousTestCase):
         config = RunConfig(in_process=True, num_honest=4, num_byz=2, rounds=10)
         self.write("config.json", {
             "config": config.to_dict(), "placement": {"tcp://a:1": [0, 1, 2, 3, 4, 5]},
-            "versions": {"torch": "2.4"},
+            "versions": {"torch": "2.4"}, "chance": {"accuracy": 0.1},
         })  # fmt: skip
 
     def write(self, name: str, *values: Any) -> None:
@@ -294,6 +316,7 @@ class ReadingTests(SynchronousTestCase):
         self.write("rounds.jsonl", record(0), record(1), '{"round": 2, "sec')
         told = read(self.path)
         self.assertEqual((told.status, told.history.done), ("unfinished", 2))
+        self.assertEqual(told.history.chance, {"accuracy": 0.1})
         self.assertIn("Line 3 of rounds.jsonl is no whole record of round 2", told.note)
         self.assertIn("has not come to an end after 2 of 10 rounds", told.conclusion[-1])
 

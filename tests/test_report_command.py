@@ -11,13 +11,19 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.config.run_config import RunConfig
-from tests.recorded_runs import HTML, records
+from byzpy_tw.report.history import RoundHistory
+from byzpy_tw.report.labels import labels
+from byzpy_tw.report.load import read
+from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.png import write_png
+from tests.recorded_runs import HTML, record, records, run_report
 from tests.support import folder, run_all
 
 
@@ -65,13 +71,17 @@ class ReportCommandTests(Command):
         self.assertFalse((runs[0] / "report.html").exists())
 
     def test_csv(self) -> None:
-        """A line a round, with who was what, for any number of runs."""
-        runs = [self.begin("a"), self.begin("b", rounds=30)]
+        """A line a round, with who was what, for any number of runs, and which run it is."""
+        other = {"pre_aggregator": ("nnm",), "aggregator": "median", "seed": 7}
+        runs = [self.begin("a"), self.begin("b", rounds=30, attack="alie", **other)]
         code, _, _ = self.attempt(*runs, "--csv", "x.csv")
         rows = list(csv.DictReader(Path("x.csv").open()))
         self.assertEqual((code, len(rows)), (0, 50))
         self.assertEqual([rows[3][k] for k in ("run", "round", "late", "lost", "excluded")],
                          ["a", "3", "2", "", ""])  # fmt: skip
+        told = [tuple(rows[i][k] for k in ("rule", "attack", "seed")) for i in (0, -1)]
+        self.assertEqual(told, [("multi-krum", "empire", "42"), ("nnm | median", "alie", "7")])
+        self.assertEqual(list(rows[0])[-3:], ["rule", "attack", "seed"])
         self.assertEqual((rows[0]["selected"], rows[0]["excluded"]), ("0 1 2 3 4", "5"))
         self.assertEqual((rows[9]["accuracy"], rows[8]["accuracy"]), (str(1 - 1 / 11), ""))
         self.assertEqual(self.attempt(runs[0], "--csv", "-")[1].count("\n"), 21)
@@ -86,6 +96,56 @@ class ReportCommandTests(Command):
         for chosen in (runs[:1], runs):
             self.assertEqual(self.attempt(*chosen, "--png", "x.png")[0], 0)
             self.assertEqual(Path("x.png").read_bytes()[:4], b"\x89PNG")
+
+    def test_png_legends(self) -> None:
+        """That of runs is beside the charts; that of strips says what was given to the rule."""
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            self.skipTest("matplotlib is not installed")
+
+        def drawn(*reports: RunReport) -> Any:
+            with mock.patch.object(Figure, "savefig", autospec=True) as save:
+                write_png(reports, Path("x.png"))
+            return save.call_args.args[0]
+
+        def words(legend: Any) -> list[str]:
+            return [text.get_text() for text in legend.get_texts()]
+
+        figure = drawn(run_report("a", seed=1), run_report("b", seed=2))
+        self.assertEqual([words(legend) for legend in figure.legends], [["seed 1", "seed 2"]])
+        self.assertEqual([axes.get_legend() for axes in figure.axes], [None] * 3)
+        self.assertEqual(figure.get_suptitle(), "2 runs: seed 1, seed 2")
+        strips = drawn(run_report()).subfigs[1].axes[0]
+        self.assertEqual(words(strips.get_legend())[:2], ["selected", "excluded"])
+        given = run_report(rounds=1)
+        given.history = RoundHistory(4, 2, 1)
+        given.add(record(0, selected=None, excluded=[]))
+        strips = drawn(given).subfigs[1].axes[0]
+        self.assertEqual(words(strips.get_legend()), ["given to the rule"])
+
+    def test_png_names(self) -> None:
+        """Runs are named by what differs, or by their folders; what is cut has an ellipsis."""
+
+        def labelled(*runs: Path) -> list[str]:
+            return labels([read(path) for path in runs])
+
+        a, b = self.begin("a"), self.begin("b", seed=7)
+        c = self.begin("c" * 70, attack="alie")
+        self.assertEqual(labelled(a), ["a"])
+        self.assertEqual(labelled(a, b), ["seed 42", "seed 7"])
+        self.assertEqual(
+            labelled(a, b, c), ["empire · seed 42", "empire · seed 7", "alie · seed 42"]
+        )
+        self.assertEqual(labelled(c, c), ["c" * 59 + "…"] * 2)
+
+    def test_a_sweep_s_folder(self) -> None:
+        """The error names the folders of its runs."""
+        Path("sweep/cells").mkdir(parents=True)
+        code, _, said = self.attempt("sweep")
+        self.assertEqual(code, 2)
+        self.assertIn("sweep holds no run that was begun", said)
+        self.assertIn("a sweep's runs are in sweep/cells/*", said)
 
     def test_png_without_matplotlib(self) -> None:
         """One line says what to install."""

@@ -181,6 +181,10 @@ class AsyncTests(TestCase):
         self.assertIsInstance(result.error, Diverged)
         error = self.assertRaises(RunDirectoryError, lambda: result.parameters)
         self.assertIn("keeps no parameters", str(error))
+        self.assertNotIn("--checkpoint-interval", str(error))  # it would not help
+        kept = Result(self.path, result.config, (), {"status": "finished"})
+        error = self.assertRaises(RunDirectoryError, kept.model)
+        self.assertIn("no checkpoint: train with --checkpoint-interval 10", str(error))
 
     async def test_another_runs_folder(self) -> None:
         """The folder's old content does not come back, `check` or not."""

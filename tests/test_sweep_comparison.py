@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from byzpy_tw.sweep.text import notes, table
 from byzpy_tw.tasks import Classification
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 from byzpy_tw.tasks.task import chance_of
-from tests.sweep_grids import ended, grid
+from tests.sweep_grids import ended, grid, outcome
 
 BELOW_ROW, BELOW_COLUMN, NEAR_CHANCE, DIVERGED = Finding
 ERRORS = Metric("errors", better="lower", format=".1%")
@@ -170,11 +171,12 @@ class SentenceTests(SynchronousTestCase):
         self.assertEqual(
             sentences(made, outcomes),
             [
-                "krum never learned: at its best it reaches 17.2 %, where chance is 11.4 %.",
+                "krum never learned: at its best it reaches 17.2 % without an attack, where chance "
+                "is 11.4 %.",
                 "median stays far behind under none (50.0 %, where nnm | median has 91.0 %), alie "
                 "(37.8 %, where nnm | median has 90.0 %).",
                 "mean collapses under alie (10.0 %, chance is 11.4 %); at its best it reaches "
-                "90.0 %.",
+                "90.0 % without an attack.",
                 "nnm | median has the best worst case: 90.0 % under alie.",
             ],
         )
@@ -198,6 +200,85 @@ class SentenceTests(SynchronousTestCase):
             sentences(made, outcomes)[-1],
             "No defence holds under every attack; krum has the best worst case, 30.0 % under alie.",
         )
+
+    def test_the_best_value_under_an_attack(self) -> None:
+        """Its attack is named, and what the defence reaches without one."""
+        made = grid(("none", "alie", "mimic"), ("krum", "median"))
+        said = sentences(made, self.outcomes(made, (0.8, 0.85, 0.2), (0.9, 0.9, 0.9)))
+        self.assertIn("it reaches 85.0 % under alie (80.0 % without an attack).", said[0])
+
+    def test_no_guarantee(self) -> None:
+        """A rule without one is named with that, and the best one that has it beside."""
+        made = grid(("none", "alie"), ("krum", "mean", "median"))
+        outcomes = self.outcomes(made, (0.9, 0.5), (0.9, 0.8), (0.9, 0.7))
+
+        def lacking(*rows: int) -> list[CellResult]:
+            return [
+                attrs.evolve(o, cell=attrs.evolve(o.cell, missing_guarantee="none for f = 3"))
+                if o.cell.row in rows else o for o in outcomes
+            ]  # fmt: skip
+
+        self.assertEqual(
+            sentences(made, lacking(1))[-1],
+            "mean (*: no guarantee) has the best worst case: 80.0 % under alie; of those with a "
+            "guarantee median, 70.0 % under alie.",
+        )
+        self.assertEqual(
+            sentences(made, lacking(0, 1, 2))[-1],
+            "mean (*: no guarantee) has the best worst case: 80.0 % under alie; no defence here "
+            "has a guarantee.",
+        )
+
+    def test_no_attack_does_harm(self) -> None:
+        """Nobody has the best worst case then; a mean or a value without attack decides."""
+        harmless = (
+            "No attack here takes more than 1.1 points from mean, which defends against nothing: "
+            "this grid cannot show what a defence is worth; try opt-alie, opt-ipm."
+        )
+        made = grid(("none", "alie"), ("krum", "mean"))
+        said = sentences(made, self.outcomes(made, (0.85, 0.7), (0.884, 0.873)))
+        self.assertEqual(said, [harmless])
+        every = grid(("none", "opt-alie", "opt-ipm"), ("krum", "median"))
+        said = sentences(every, self.outcomes(every, (0.9, 0.9, 0.95), (0.8, 0.79, 0.85)))
+        self.assertEqual(
+            said,
+            ["No attack here takes more than 1.0 points from any defence: this grid cannot tell "
+             "them apart; try more Byzantine nodes."],
+        )  # fmt: skip
+        for attacks, mean in (
+            (("none", "alie"), (0.9, 0.8)),  # harm
+            (("alie", "mimic"), (0.9, 0.9)),  # harm cannot be seen
+            (("none", "alie"), (0.12, 0.11)),  # it learns nothing in any case
+        ):
+            other = grid(attacks, ("krum", "mean"))
+            said = sentences(other, self.outcomes(other, (0.9, 0.85), mean))
+            self.assertNotIn("No attack here", " ".join(said))
+
+    def test_a_lead_that_means_little(self) -> None:
+        """It is told: with one seed, or where the seeds differ by more."""
+        rows = ((0.9, 0.808), (0.9, 0.8))
+        made = grid(("none", "alie"), ("krum", "median"))
+        self.assertEqual(
+            sentences(made, self.outcomes(made, *rows)),
+            ["krum has the best worst case: 80.8 % under alie.",
+             "The worst cases of krum and median differ by 0.8 points: with one seed that means "
+             "little."],
+        )  # fmt: skip
+        made = grid(("none", "alie"), ("krum", "median"), seeds=(1, 2))
+        values = [value for row in rows for value in row]
+        for apart, told in ((0.006, 1), (0.002, 0)):
+            outcomes = [
+                outcome(cell, v - apart, v + apart)
+                for cell, v in zip(made.cells, values, strict=True)
+            ]
+            said = sentences(made, outcomes)
+            self.assertEqual(len(said), 1 + told)
+            if told:
+                self.assertEqual(
+                    said[1],
+                    "The worst cases of krum and median differ by 0.8 points, the seeds by 1.2 "
+                    "points.",
+                )
 
     def test_where_chance_is_not_known(self) -> None:
         """Nothing is said of it: of a task without it, and of runs of earlier versions."""
@@ -225,8 +306,10 @@ class SentenceTests(SynchronousTestCase):
         self.assertEqual(
             sentences(made, outcomes),
             [
-                "mean collapses under alie (10.0 %); at its best it reaches 90.0 %.",
+                "mean collapses under alie (10.0 %); at its best it reaches 90.0 % without an "
+                "attack.",
                 "krum has the best worst case: 90.0 % under none.",
-                "By mean error: krum collapses under alie (3.5 m); at its best it reaches 1 m.",
+                "By mean error: krum collapses under alie (3.5 m); at its best it reaches 1 m "
+                "without an attack.",
             ],
         )

@@ -39,14 +39,19 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(
             lines,
             [
-                "defence \\ attack  none           sign-flip:",
-                "                                 scale=-5",
-                "mean              90.0 (90-90)   10.0! (10-10)",
-                "                  out B 100 H 6  out B 100 H 6",
-                "nnm | median      90.0 (90-90)   90.0 (90-90)",
-                "                  out B 100 H 6  out B 100 H 6",
+                "defence \\ attack  none              sign-flip:",
+                "                                    scale=-5",
+                "mean              90.0 (90.0-90.0)  10.0! (10.0-10.0)",
+                "                  out B 100 H 6     out B 100 H 6",
+                "nnm | median      90.0 (90.0-90.0)  90.0 (90.0-90.0)",
+                "                  out B 100 H 6     out B 100 H 6",
             ],
         )
+
+    def test_a_range_holds_its_value(self) -> None:
+        """The bracket has the digits of the number before it: seeds at 99.4 and 99.6 %."""
+        made = grid(seeds=(1, 2))
+        self.assertEqual(text.entry(outcome(made.cells[0], 0.994, 0.996))[0], "99.5 (99.4-99.6)")
 
     def test_every_state_has_a_word(self) -> None:
         """Waiting, under way, impossible, diverged."""
@@ -67,7 +72,8 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(
             sentences(made, filled(made)),
             [
-                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
+                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 % "
+                "without an attack.",
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
@@ -86,6 +92,22 @@ class TextTests(SynchronousTestCase):
             "A Byzantine node was left out in 100 % of the rounds, an honest one in 6 %; of the "
             "honest ones most often node 0, in 50 %.",
         )
+
+    def test_a_rule_that_does_not_choose(self) -> None:
+        """It is not said that nobody was left out: which nodes counted is not known."""
+        [cell, *_] = grid(defences=("median",)).cells
+        words = (
+            "median treats each coordinate by itself, or tells no weights: which nodes counted is "
+            "not recorded."
+        )
+        shares = tuple(attrs.evolve(s, excluded=None, refused=0.0) for s in THREE_EQUAL)
+        self.assertEqual(text.exclusion_sentence(outcome(cell, 0.9, shares=shares)), words)
+        late = (attrs.evolve(shares[0], refused=0.5), *shares[1:])
+        told = text.exclusion_sentence(outcome(cell, 0.9, shares=late))
+        self.assertIn("most often node 0, in 50 % (50 % refused). " + words, told)
+        everyone = tuple(attrs.evolve(s, excluded=0.0) for s in THREE_EQUAL)
+        told = text.exclusion_sentence(outcome(cell, 0.9, shares=everyone))
+        self.assertEqual(told, "No node was left out in any round.")
 
     def test_the_weight_of_byzantine_nodes(self) -> None:
         """It stands instead of how often they were left out: one of three equal ones was taken."""

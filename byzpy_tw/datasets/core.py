@@ -105,8 +105,8 @@ class Split:
     a gradient are detached; `UnsuitableData` for what cannot be trained on.
     """
 
-    x: Tensor = field(repr=False, converter=_examples)
-    y: Tensor = field(repr=False, converter=_targets)
+    x: Tensor = field(converter=_examples)
+    y: Tensor = field(converter=_targets)
 
     def __attrs_post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -116,6 +116,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        x, y = (f"{_name(t.dtype)} {tuple(t.shape)}" for t in (self.x, self.y))
+        return f"Split(x={x}, y={y})"
 
 
 # Without slots, for `cached_property`.

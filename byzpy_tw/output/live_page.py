@@ -15,7 +15,7 @@ from byzpy_tw.output.event_text import OF_ONE_ROUND, describe, shown_line
 from byzpy_tw.output.exposition import Histogram
 from byzpy_tw.output.metrics import metrics
 from byzpy_tw.output.view import ServersKnown
-from byzpy_tw.records.metrics import described_metrics, metrics_in_result
+from byzpy_tw.records.metrics import described_chance, described_metrics, metrics_in_result
 from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
@@ -68,6 +68,7 @@ class LivePage:
                 pass  # only the servers' states have changed
             case events.RunStarted():
                 report.history.metrics = described_metrics(event.description)
+                report.history.chance = described_chance(event.description)
                 for record in event.records:
                     report.add(record)
                     self._durations.add(record["seconds"])

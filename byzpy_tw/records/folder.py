@@ -32,6 +32,7 @@ from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
+CELLS = "cells"  # in a sweep's folder: the folder of its runs' folders
 _LOCK = ".lock"
 _CHECKPOINT = re.compile(r"checkpoint\.(\d{8,})")
 _MOST_NODES = 1_000_000  # as many as a run may have
@@ -190,9 +191,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         found = decode_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
+        here = printable(path.parent)
+        remedy = "name a run's folder, such as runs/DATE-TIME-RULE-ATTACK"
+        if (path.parent / CELLS).is_dir():
+            remedy = f"a sweep's runs are in {here}/{CELLS}/*"
         raise RunDirectoryError(
-            f"{printable(path.parent)} holds no run that was begun (no {path.name}): name a "
-            "run's folder, such as runs/DATE-TIME-RULE-ATTACK"
+            f"{here} holds no run that was begun (no {path.name}): {remedy}"
         ) from e
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or clean_value(e, 200)

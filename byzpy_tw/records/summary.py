@@ -151,6 +151,11 @@ class RoundCounts:
         self._byzantine_asked += sum(node >= self.num_honest for node in asked)
 
     @property
+    def chooses(self) -> bool:
+        """True if the rule chose between nodes, as far as records say."""
+        return self.selecting > 0 or not self.rounds
+
+    @property
     def byzantine_weight(self) -> float | None:
         """The share of the aggregates' weight that Byzantine nodes had; None where not known."""
         return self._byzantine_weight / self._weighed if self._weighed else None

@@ -11,30 +11,38 @@ from typing import IO
 from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.metrics import metrics_in
 from byzpy_tw.records.schema import METRICS, ROUND_FIELDS
+from byzpy_tw.report.load import rule_of
+from byzpy_tw.text import encodable
 
+_OF_RUN = ("rule", "attack", "seed")  # the last columns
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how one begins, in a spreadsheet
 
 
 def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
     """Write the rounds of every run in `paths`, up to the first damaged record of each.
 
-    Each metric of their tasks has a column.  Nodes are numbers with spaces between; the cell is
-    empty for a rule that does not select.  Raises `RunDirectoryError` for a folder without a run.
+    Each metric of their tasks has a column; the last ones tell runs apart.  Nodes are numbers with
+    spaces between; the cell is empty for a rule that does not select.  Raises
+    `RunDirectoryError` for a folder without a run.
     """
     out, fields = csv.writer(file), [field for field in ROUND_FIELDS.values() if field.columns]
     runs = [read_run(path) for path in paths]
     metrics = list(dict.fromkeys(m.name for run in runs for m in run.metrics)) or ["accuracy"]
-    titles = _titles(metrics, ["run", *chain.from_iterable(f.columns for f in fields)])
+    others = chain.from_iterable(f.columns for f in fields)
+    titles = _titles(metrics, ["run", *others, *_OF_RUN])
     columns = (titles if f.columns == (METRICS,) else f.columns for f in fields)
-    out.writerow(["run", *chain.from_iterable(columns)])
+    out.writerow(["run", *chain.from_iterable(columns), *_OF_RUN])
     for path, run in zip(paths, runs, strict=True):
+        rest = (encodable(str(run.options.get(name, ""))) for name in _OF_RUN[1:])
+        named = [_text(name) for name in (rule_of(run.options), *rest)]
         for record in run.reader:
             values = metrics_in(record)
             measured = [values.get(name) for name in metrics]
             cells = (
                 measured if f.columns == (METRICS,) else f.cells(record.get(f.name)) for f in fields
             )
-            out.writerow([_text(path.resolve().name), *chain.from_iterable(cells)])
+            row = [_text(path.resolve().name), *chain.from_iterable(cells)]
+            out.writerow([*row, *named])
 
 
 def _titles(metrics: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -40,6 +40,7 @@ class RoundHistory:
     series: dict[str, Series] = field(init=False)  # by the name of the entry
     phases: dict[str, Series] = field(factory=dict, init=False)
     metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
+    chance: Mapping[str, float] = field(factory=dict, init=False)  # by metric, where it is known
     _measured: dict[str, Series] = field(factory=dict, init=False)  # by the metric's name
     totals: np.ndarray = field(init=False)  # (n, states): rounds
     shown: np.ndarray = field(init=False)  # the nodes that have a strip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.records.folder import CONFIG, ROUNDS, count_nodes, read_count, read_run
+from byzpy_tw.records.metrics import described_chance
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.rounds.placement import ServerState
@@ -17,7 +18,7 @@ def read(path: Path) -> RunReport:
     """Return the report of the run in `path` up to damage; `RunDirectoryError` for no run."""
     run = read_run(path)
     report = begin(path.resolve().name, run.options)
-    report.history.metrics = run.metrics
+    report.history.metrics, report.history.chance = run.metrics, described_chance(run.description)
     placement = run.description.get("placement")
     for record in run.reader:
         placement = record.get("placement", placement)
@@ -41,11 +42,15 @@ def begin(name: str, options: Mapping[str, Any]) -> RunReport:
     """Return a report without rounds; `RunDirectoryError` for `options` that no run has."""
     file = f"{printable(name)}: {CONFIG}"
     honest, byzantine = count_nodes(options, file)
+    history = RoundHistory(honest, byzantine, max(1, read_count(options, "rounds", file)))
+    return RunReport(encodable(name), options, history, rule_of(options))
+
+
+def rule_of(options: Mapping[str, Any]) -> str:
+    """Return the chain of rules of a run with these options."""
     before = options.get("pre_aggregator") or []
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
-    rule = encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
-    history = RoundHistory(honest, byzantine, max(1, read_count(options, "rounds", file)))
-    return RunReport(encodable(name), options, history, rule)
+    return encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
 
 
 def collect_facts(description: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:

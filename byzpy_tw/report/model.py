@@ -64,6 +64,7 @@ class RunReport:
                 "done": history.done,
                 "width": history.width,
                 "columns": columns,
+                "chooses": history.counts.chooses,
             },
             "figures": self._figures(),
             "metrics": self._metrics(),

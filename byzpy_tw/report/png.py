@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.records.schema import STATES
+from byzpy_tw.records.schema import EXCLUDED, SELECTED, STATES
 from byzpy_tw.report.curves import comparison_charts
 from byzpy_tw.report.history import LETTERS
 from byzpy_tw.report.html import page_colours
+from byzpy_tw.report.labels import labels, shorten
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
 
 _MOST_STRIPS = 64
 _ACROSS = 3  # charts in a row
+_LINE = 130  # characters of the title, and of a line of the legend
 _HIGHEST = 1e150  # value that is drawn: matplotlib squares and adds them
 
 
@@ -29,12 +31,26 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as e:
         raise ConfigError(f"--png: {e}: pip install 'byzpy-tw[png]'") from e
-    runs = [report.plain() for report in reports]
+    runs = [
+        {**report.plain(), "name": label}
+        for report, label in zip(reports, labels(reports), strict=True)
+    ]
+    figure = _drawn(Figure, runs)
+    try:
+        figure.savefig(path, dpi=150, format="png")
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
+
+
+def _drawn(make: Callable[..., Any], runs: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the figure of `runs`, whose names are labels."""
     strips = runs[0]["nodes"][:_MOST_STRIPS] if len(runs) == 1 else []
     charts = comparison_charts(runs)
     rows = -(-len(charts) // _ACROSS)
-    height = 3.4 * rows + (0.8 + 0.2 * len(strips) if strips else 0)
-    figure = Figure(figsize=(11, height), layout="constrained")
+    across = max(1, _LINE // (max(len(run["name"]) for run in runs) + 4))  # labels in a line
+    below = 0.2 * -(-len(runs) // across) if len(runs) > 1 else 0
+    height = 3.4 * rows + below + (0.8 + 0.2 * len(strips) if strips else 0)
+    figure = make(figsize=(11, height), layout="constrained")
     parts: Any = [figure]
     if strips:
         parts = figure.subfigures(2, 1, height_ratios=[3.4 * rows, height - 3.4 * rows])
@@ -44,15 +60,16 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
     grid = list(parts[0].subplots(rows, _ACROSS).flat)
     for axes, chart in zip(grid, charts, strict=False):
         _curves(axes, chart)
-        if most > 1 and chart is named:
-            axes.legend(frameon=False, fontsize=8)
+        if most > 1 and chart is named:  # below the charts, where it covers no curve
+            figure.legend(
+                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=across,
+                frameon=False, fontsize=8,
+            )  # fmt: skip
     for axes in grid[len(charts) :]:
         axes.remove()
-    figure.suptitle(" · ".join(_literal(run["name"]) for run in runs)[:120], fontsize=10)
-    try:
-        figure.savefig(path, dpi=150, format="png")
-    except OSError as e:
-        raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
+    title = shorten(", ".join(run["name"] for run in runs), _LINE)
+    figure.suptitle(_literal(f"{len(runs)} runs: {title}" if len(runs) > 1 else title), fontsize=10)
+    return figure
 
 
 def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
@@ -67,7 +84,7 @@ def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
             [x for x, _ in points], [y for _, y in points], linewidth=1.4,
             marker="." if line.get("dots") and len(points) <= 60 else "",
             color=page_colours()[line["mark"]], linestyle="-" if line["dash"] == colour else "--",
-            label=_literal(line["name"][:30]),
+            label=_literal(line["name"]),
         )  # fmt: skip
     axes.set(title=chart["title"], xlabel="round", xlim=(0, chart["rounds"]["span"]))
     lowest = min((v for line in lines for v in line["mean"] if v is not None), default=0)
@@ -92,8 +109,13 @@ def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, A
     labels = [f"{n['node']}{'' if n['honest'] else ' Byzantine'}" for n in nodes]
     axes.set_yticks(range(len(nodes)), labels, fontsize=8)
     axes.set(xlabel="round", ylabel="node", xlim=(0, rounds["span"]))
-    used = {index for row in cells for index in row} | {0, 1}
-    patches = [Patch(color=colours[i], label=state) for i, state in enumerate(STATES) if i in used]
+    words = dict(enumerate(STATES))
+    used = {index for row in cells for index in row} | {SELECTED}
+    if rounds["chooses"]:
+        used.add(EXCLUDED)
+    else:
+        words[SELECTED] = "given to the rule"
+    patches = [Patch(color=colours[i], label=words[i]) for i in sorted(used)]
     axes.legend(
         handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(patches),
         frameon=False, fontsize=8,

@@ -124,6 +124,8 @@ class Result:
         kept = list_checkpoints(self.path)
         if self.rounds not in kept:
             newest = f"no checkpoint after round {max(kept)}" if kept else "no checkpoint"
+            if self.status == "finished":
+                newest += ": train with --checkpoint-interval 10 (a sweep keeps none without it)"
             raise RunDirectoryError(
                 f"{self.path} keeps no parameters of its last round, {self.rounds}: the run is "
                 f"{self.status}, and there is {newest}"

@@ -9,6 +9,10 @@
     p: "probation", n: "not-asked" }; // a letter of strips -> class and word
   const WORDS = { excluded: "excluded by the rule", probation: "on probation", lost: "absent",
     "not-asked": "not asked" };
+  // Where `selected` is null in all records, nobody knows which vectors counted.
+  const word = (state, { chooses }) => (state === "selected" && !chooses ? "given to the rule"
+    : WORDS[state] || state);
+  const verb = ({ chooses }) => (chooses ? "kept" : "given");
   const OVER = ["finished", "failed", "paused", "diverged", "interrupted"];
 
   // Calls `how(holder)` when `data` is not what it was, so that folds stay open.
@@ -53,7 +57,7 @@
     strips(section(parent, "nodes", "Nodes, round by round"), data);
     places(within(section(parent, "places", "Where each node lives"), "list", "div.places"),
       data.places);
-    counts(section(parent, "counts", "How often each node was kept, and why not"), data.nodes);
+    counts(section(parent, "counts", "Each node's rounds, and why it was refused"), data);
     events(section(parent, "events", "What happened"), data.events);
     options(within(section(parent, "options", "Configuration"), "table"), data);
   }
@@ -86,10 +90,10 @@
 
   // A row of cells for each node, a column each.
   function strips(holder, { nodes, rounds, unshown }) {
-    const used = new Set(["s", "x", ...nodes.flatMap((node) => [...node.letters])]);
+    const used = new Set(["s", rounds.chooses ? "x" : "s", ...nodes.flatMap((node) => [...node.letters])]);
     within(holder, "legend", "p.legend").replaceChildren(...Object.entries(STATES)
       .filter(([letter]) => used.has(letter)).map(([, state]) => element("span.key",
-        element("i.swatch.s-" + state), WORDS[state] || state)));
+        element("i.swatch.s-" + state), word(state, rounds))));
     const list = within(holder, "list", "div.strips");
     const rows = nodes.map((node) => {
       const row = part(list, "node" + node.node, () => element("div.strip",
@@ -104,7 +108,7 @@
     const across = rows[0]?.children[1].clientWidth || 400;
     for (const [i, node] of nodes.entries()) draw(rows[i].children[1], [rounds, node], (cells) => {
       strip(cells, across, rounds, node);
-      rows[i].lastChild.textContent = kept(node) && kept(node) + " kept";
+      rows[i].lastChild.textContent = kept(node) && `${kept(node)} ${verb(rounds)}`;
     });
     within(holder, "more", "p.note").textContent = [
       rounds.width > 1 ? `A cell is ${rounds.width} rounds; the height of its colour is the ` +
@@ -131,15 +135,15 @@
     const picture = holder.firstChild || pictureIn(holder);
     holder.shown = { rounds, node, count };
     picture.setAttribute("viewBox", `0 0 ${count} 18`);
-    picture.setAttribute("aria-label", inWords(node));
+    picture.setAttribute("aria-label", inWords(node, rounds));
     for (const path of picture.children) path.setAttribute("d", paths[path.dataset.letter] || "");
   }
   // "node 5, Byzantine: 28 % kept; selected 28, excluded by the rule 72"
-  function inWords(node) {
+  function inWords(node, rounds) {
     const states = Object.values(STATES).filter((state) => node.totals[state])
-      .map((state) => `${WORDS[state] || state} ${node.totals[state]}`);
+      .map((state) => `${word(state, rounds)} ${node.totals[state]}`);
     return `node ${node.node}, ${node.honest ? "honest" : "Byzantine"}: ${kept(node) || "nothing"} `
-      + `kept; ${states.join(", ") || "no rounds"}`;
+      + `${verb(rounds)}; ${states.join(", ") || "no rounds"}`;
   }
   // A strip's picture, which stays for all its figures: so does the keyboard's focus.
   function pictureIn(holder) {
@@ -168,7 +172,7 @@
     const share = rounds.width === 1 || letters[i] === "s" ? ""
       : ` in about ${Math.round(100 * digits[i] / 9)} % of them`;
     showTip(holder.lastChild, state && [roundsOf(i, rounds),
-      ["s-" + state, `node ${node}: ${WORDS[state] || state}${share}`]], at);
+      ["s-" + state, `node ${node}: ${word(state, rounds)}${share}`]], at);
   }
   // Arrows go to the cell before and after, and to the nodes above and below: of all strips
   // only one at a time is a stop of the tabulator key.
@@ -220,14 +224,17 @@
       element("tbody", rows.map((row, i) => element("tr" + (classes[i] || ""), row.map(cell)))));
   }
 
-  function counts(holder, nodes) {
-    const states = Object.values(STATES).filter((word) =>
-      ["selected", "excluded"].includes(word) || nodes.some((n) => n.totals[word]));
-    draw(within(holder, "table"), nodes, (box) => table(box, "Rounds of each node, by its state",
-      ["node", "kind", "lives on", "kept", ...states.map((word) =>
-        (word === "lost" ? WORDS.lost : word.replace("-", " "))), "refused for"], nodes.map((n) => [n.node,
+  function counts(holder, { nodes, rounds }) {
+    const always = rounds.chooses ? ["selected", "excluded"] : ["selected"];
+    const states = Object.values(STATES).filter((state) =>
+      always.includes(state) || nodes.some((n) => n.totals[state]));
+    const head = (state) => (state === "lost" || state === "selected" ? word(state, rounds)
+      : state.replace("-", " "));
+    draw(within(holder, "table"), [nodes, rounds.chooses], (box) => table(box,
+      "Rounds of each node, by its state", ["node", "kind", "lives on", verb(rounds),
+        ...states.map(head), "refused for"], nodes.map((n) => [n.node,
         n.honest ? "honest" : "Byzantine", n.home || "–", kept(n) || "–",
-        ...states.map((word) => n.totals[word]),
+        ...states.map((state) => n.totals[state]),
         Object.entries(n.reasons).map(([why, times]) => `${why} ${times}`).join(", ") || "–"]),
       nodes.map((n) => (n.honest ? "" : ".attacker"))));
   }

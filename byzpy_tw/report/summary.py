@@ -11,6 +11,9 @@ from byzpy_tw.text import clean_value
 
 _LONGEST = 300  # characters of a cause
 _NAMED = 3  # nodes; the others are counted
+NO_CHOICE = (
+    "{} treats each coordinate by itself, or tells no weights: which nodes counted is not recorded."
+)
 
 
 def conclusion(history: RoundHistory, rule: str, status: str, error: str | None) -> list[str]:
@@ -24,7 +27,7 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
     measured = ", ".join(f"{m.words} {m.text(value)}" for m, value in found if value is not None)
     if measured:
         after = _rounds(history.counts.evaluated)
-        said.append(f"{measured[0].upper()}{measured[1:]} after {after}.")
+        said.append(f"{measured[0].upper()}{measured[1:]} after {after}{_near_chance(history)}.")
     if not history.done:
         said = ["No round was completed."]
     ended = {
@@ -35,6 +38,15 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
         after = f" after {history.done} of {_rounds(history.planned)}" if history.done else ""
         said.append(f"The run {ended}{after}{': ' + error if error else ''}.")
     return said
+
+
+def _near_chance(history: RoundHistory) -> str:
+    """Return that the last value of a metric is near chance; empty for none."""
+    for metric in history.metrics:
+        value, chance = history.counts.metrics.get(metric.name), history.chance.get(metric.name)
+        if value is not None and chance is not None and metric.is_near_chance(value, chance):
+            return f": {metric.words} is near chance ({metric.text(chance)})"
+    return ""
 
 
 def _failed_attack(history: RoundHistory, rule: str) -> list[str]:
@@ -54,8 +66,8 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
     h, done, counts = history.num_honest, history.done, history.counts
     if not done:
         return []
-    if not counts.selecting:
-        return [f"{rule} chooses between no nodes: every vector that came had its part."]
+    if not counts.chooses:
+        return [NO_CHOICE.format(rule)]
     out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
     asked = done - history.totals[:, NOT_ASKED]
     # For a rule that takes few nodes, these are named.

@@ -21,7 +21,7 @@ from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
-from byzpy_tw.records.folder import lock_folder, to_json
+from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
@@ -33,7 +33,7 @@ from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
-from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
+from byzpy_tw.sweep.scheduler import Sweep, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device

@@ -14,8 +14,6 @@ from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.scores import goodness, is_far
 from byzpy_tw.tasks.metric import Metric
 
-LEARNT = 0.1  # of the way from chance to a perfect value, or of chance itself
-
 Position = tuple[int, int]  # row and column
 
 
@@ -48,20 +46,11 @@ def judge(
             told.add(Finding.BELOW_ROW)
         if is_far(metric, here, max(g for (_, c), g in good.items() if c == column)):
             told.add(Finding.BELOW_COLUMN)
-        if chance is not None and _is_near_chance(metric, sign * here, chance):
+        if chance is not None and metric.is_near_chance(sign * here, chance):
             told.add(Finding.NEAR_CHANCE)
         if told:
             found[row, column] = frozenset(told)
     return found
-
-
-def _is_near_chance(metric: Metric, value: float, chance: float) -> bool:
-    """Return whether `value` is not better than `chance` by a tenth of what can be learnt."""
-    sign = 1.0 if metric.better == "higher" else -1.0
-    to_learn = abs(chance)
-    if metric.is_share:
-        to_learn = 1 - chance if metric.better == "higher" else chance
-    return to_learn > 0 and sign * (value - chance) < LEARNT * to_learn
 
 
 def findings(

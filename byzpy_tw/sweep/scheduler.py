@@ -38,7 +38,7 @@ from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import list_checkpoints
-from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
+from byzpy_tw.records.folder import CELLS, CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.resume import new_resume_point, reopen
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.sweep.grid import Cell, Grid, SweepRun
@@ -48,8 +48,6 @@ from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
 from byzpy_tw.trainer.training import initial_config_json
-
-CELLS = "cells"  # the folder of the runs' folders
 
 # A server that refuses one cell refuses them all: these end the sweep.
 _FATAL = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+from byzpy_tw.report.summary import NO_CHOICE
 from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
 from byzpy_tw.sweep.conclusions import value_text
 from byzpy_tw.sweep.grid import Cell, Grid
@@ -19,7 +20,7 @@ from byzpy_tw.tasks.metric import Metric
 CORNER = "defence \\ attack"
 WEIGHT = "wt B: percent of the weight in the aggregates that Byzantine nodes had"
 OUT = "out: percent of the rounds in which Byzantine (B) and honest (H) nodes were left out"
-_LEAST = "90.0 (90-90)"  # so that columns do not jump as cells are filled
+_LEAST = "90.0 (90.0-90.0)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
 
 Line = list[tuple[str, float | None]]
@@ -222,11 +223,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def number(outcome: CellResult, kind: str = "final", digits: int = 1) -> str:
-    """Return a cell's final, worst or best value without its unit; `digits` are of percents."""
+def number(outcome: CellResult, kind: str = "final") -> str:
+    """Return a cell's final, worst or best value without its unit."""
     metric, value = outcome.metric, outcome.figures(outcome.metric)[kind]
     if value is None or metric.is_share:
-        return percent(value, digits)
+        return percent(value)
     return f"{value:{metric.format}}"
 
 
@@ -238,7 +239,7 @@ def with_unit(outcome: CellResult) -> str:
 def span(outcome: CellResult, dash: str = "-") -> str:
     """Return a cell's worst and best value."""
     dash = dash if outcome.metric.is_share else " to "
-    return dash.join(number(outcome, kind, 0) for kind in ("worst", "best"))
+    return dash.join(number(outcome, kind) for kind in ("worst", "best"))
 
 
 def exclusion_sentence(outcome: CellResult) -> str:
@@ -249,10 +250,13 @@ def exclusion_sentence(outcome: CellResult) -> str:
     if outcome.attack_failures:
         return ""
     shares, weight = outcome.shares, outcome.byzantine_weight
+    unknown = shares and all(share.excluded is None for share in shares)
+    no_choice = NO_CHOICE.format(outcome.cell.defence) if unknown else ""
     had = f"Byzantine nodes had {percent(weight, 0)} % of the weight in the aggregates. "
     text = had * (weight is not None)
     if not any(share.left_out for share in shares):
-        return f"{text}No node was left out in any round." if shares else text.strip()
+        none = no_choice or "No node was left out in any round."
+        return f"{text}{none}" if shares else text.strip()
     faulty, honest = (percent(outcome.left_out(honest=which), 0) for which in (False, True))
     text += (
         f"A Byzantine node was left out in {faulty} % of the rounds, an honest one in {honest} %"
@@ -263,4 +267,4 @@ def exclusion_sentence(outcome: CellResult) -> str:
         text += f"in {percent(worst.left_out, 0)} %"
     if worst.left_out and worst.refused:
         text += f" ({percent(worst.refused, 0)} % refused)"
-    return f"{text}."
+    return f"{text}. {no_choice}".strip()

@@ -12,6 +12,7 @@ NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 _RESERVED = ("loss", "test_loss")  # an evaluation has one besides
 _LONGEST = 40  # characters of a name
 _MOST = 20  # metrics of a task; each has a chart
+_LEARNT = 0.1  # of the way from chance to a perfect value, or of chance itself
 _FORMAT = r"\.\d{1,2}[efg%]"
 
 
@@ -67,6 +68,14 @@ class Metric:
     def is_share(self) -> bool:
         """True for a number that is shown in percent."""
         return self.format.endswith("%")
+
+    def is_near_chance(self, value: float, chance: float) -> bool:
+        """Return whether `value` is not better than `chance` by a tenth of what can be learnt."""
+        sign = 1.0 if self.better == "higher" else -1.0
+        to_learn = abs(chance)
+        if self.is_share:
+            to_learn = 1 - chance if self.better == "higher" else chance
+        return to_learn > 0 and sign * (value - chance) < _LEARNT * to_learn
 
     @property
     def words(self) -> str:

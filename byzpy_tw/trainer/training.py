@@ -121,7 +121,10 @@ class Training:
             self.threads,
         )  # fmt: skip
         outcome = prepared.trial_outcome
-        self.log.info("the trial before round 0 took {seconds:.3f} s", seconds=outcome.seconds)
+        self.log.info(
+            "{run}: the trial before round 0 took {seconds:.3f} s",
+            run=self.directory.path.name, seconds=outcome.seconds,
+        )  # fmt: skip
         for line in prepared.warnings:
             self.views.warn(line)
         for line in compare_with_recorded(
