@@ -112,6 +112,7 @@ class ServerBack(Incident):
     """A server that was lost, or late from the first, has joined."""
 
     server: str
+    first: bool = False  # the run has never had it before
 
 
 @frozen

@@ -20,7 +20,7 @@ def describe(event: Incident) -> str:
         case events.ServerLost():
             return f"{event.server} is lost: {event.why}"
         case events.ServerBack():
-            return f"{event.server} is back"
+            return f"{event.server} {'joins' if event.first else 'is back'}"
         case events.ServerExcluded():
             return _exclusion(event) + event.at_start * "; going on without it for now"
         case events.ServersAwaited():

@@ -202,7 +202,7 @@ CONFIG_FIELDS = _fields(
     Field("chance", "the value of each metric for the best answer that ignores its input, on the "
           "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("data_digest", "SHA-256 of the trainer's data"),
-    Field("data_digests", "that of each server's data; they differ with "
+    Field("data_digests", "that of each server's data, since it first joined; they differ with "
           "`--partition local` only"),
     Field("trial", "digests of what the trial before round 0 found: `shards`, "
           "`classes` (and shape), `normalisation`, and `gradient` of two examples with its "
@@ -211,7 +211,8 @@ CONFIG_FIELDS = _fields(
           "instruction set; `probe` is the SHA-256 of a fixed gradient as computed here, "
           "`device` what the trainer aggregates on"),
     Field("plugins", "each distribution that offers plugins, with its version"),
-    Field("placement", "which nodes each server was given at the start"),
+    Field("placement", "which nodes each server was given at the start, or when it joined; a "
+          "resumed run keeps those of a server that is away"),
     Field("devices", "what each server's nodes are computed on, such as `cpu`"),
     Field("processes", "the trainer's process that began the run, then each that resumed it: "
           "`started` (UTC), `host`, `user`, its version as `byzpy_tw`, and with `--keys` "

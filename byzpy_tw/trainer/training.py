@@ -31,6 +31,7 @@ from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
@@ -40,7 +41,6 @@ from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.text import clean_value
 from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
@@ -79,6 +79,7 @@ class Training:
     _absences: Absences = field(factory=Absences, init=False)
     _processes: Sequence[Mapping[str, Any]] = field(init=False)  # this one is the last
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
+    _description: Mapping[str, Any] = field(factory=dict, init=False)  # config.json, once begun
     _options_digest: str = field(init=False)  # the configuration's digest, in each record
     _recorded_digest: str = field(init=False)  # the one whose options are on record
 
@@ -169,13 +170,9 @@ class Training:
         self._check_attack()
         self.status = "finished"
 
-    @property
-    def _devices(self) -> dict[str, str]:
-        """The devices that nodes of earlier rounds were computed on, by server."""
-        recorded = self.resume_point.description.get("devices")
-        if not isinstance(recorded, dict):
-            return {}
-        return {name: clean_value(device) for name, device in recorded.items()}
+    def _recorded_texts(self, entry: str) -> dict[str, str]:
+        """Return the `entry` of config.json before this process, by server."""
+        return read_texts(self.resume_point.description, entry)
 
     def _check_attack(self) -> None:
         """Raise `AttackFailed` where the attack has not contributed to any round."""
@@ -195,8 +192,9 @@ class Training:
         partition = self.registry.make("partition", config.partition)
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
-            local_data=getattr(partition, "local", False), devices=list(self._devices.values()),
-            attack=prepared.attack,
+            local_data=getattr(partition, "local", False),
+            devices=list(self._recorded_texts("devices").values()), attack=prepared.attack,
+            data_digests=self._recorded_texts("data_digests"),
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self._handle)
 
@@ -219,17 +217,33 @@ class Training:
         digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
-            **prepared.describe(digests),
-            "placement": placement,
-            "devices": {**self._devices, **devices},
+            **prepared.describe({**self._recorded_texts("data_digests"), **digests}),
+            "placement": merge_placement(self.resume_point.description.get("placement"), placement),
+            "devices": {**self._recorded_texts("devices"), **devices},
             "processes": self._processes,
         }
         self._summary.metrics = described_metrics(description)
-        self.directory.write_config(description)
+        self._record_description(description)
+        cluster.on_joined = self._record_server
         if self.resume_point.description:
             again = "" if self.resume_point.round else ", for there is no checkpoint"
             self.views.say(f"going on with round {self.resume_point.round + 1}{again}")
         self.views.handle(RunStarted(description, self.resume_point.records))
+
+    def _record_description(self, description: Mapping[str, Any]) -> None:
+        self._description = description
+        self.directory.write_config(description)
+
+    def _record_server(self, entry: ServerEntry) -> None:
+        """Put on record a server that has joined after the start, its data and its nodes."""
+        assert self._cluster is not None
+        name, nodes = entry.display_name or entry.name, self._cluster.home_nodes(entry)
+        found = add_server(self._description, name, entry.data_digest, entry.device, nodes)
+        if found != self._description:
+            try:
+                self._record_description(found)
+            except CannotRecord as e:
+                self.views.warn(str(e))
 
     async def _finish_round(
         self, number: int, running: Deferred[CompletedRound], prepared: Prepared
