@@ -144,8 +144,21 @@ class NodesBack(Incident):
     """Nodes take part again, which no server had for some rounds."""
 
     nodes: tuple[int, ...]
-    rounds: int  # that each of them missed
+    rounds: int  # that they missed: each of them, where all nodes take part in each round
     first: int  # the first of these rounds
+    last: int
+    joins: bool = False  # their server has never taken part before
+
+
+@frozen
+class ServersMissing(Incident):
+    """Nodes of a round have no server, and the round waits up to `seconds` for one."""
+
+    round: int
+    absent: int
+    n: int  # nodes that take part in the round
+    f: int
+    seconds: float
 
 
 @frozen

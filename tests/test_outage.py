@@ -41,14 +41,16 @@ class OutageTests(SynchronousTestCase):
         stop(sites[1])
         training.wait_for(f"! {re.escape(addresses[1])} has left: it was stopped")
         address_of(start_server(self, "--threads", "1", "--port", addresses[1].split(":")[2]))
-        back = training.wait_for(r"! node 1 is back, after (\d+) rounds?, from round \d+ on")
+        back = training.wait_for(
+            r"! node 1 is back: it missed ((\d+) rounds, \d+ to \d+|round \d+)$"
+        )
         told = training.lines[before:]
         self.assertLessEqual(len(told), 6, told)
         training.popen.terminate()
         run = Run(training.wait(), training.output, path)
         self.assertIn("interrupted by SIGTERM", run.output)
         self.assertNotIn("refused", run.output)
-        self.is_counted(run, int(back[1]))
+        self.is_counted(run, int(back[2] or 1))
         self.is_logged(run, addresses[1])
 
     def is_counted(self, run: Run, rounds: int) -> None:

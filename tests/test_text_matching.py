@@ -26,7 +26,6 @@ SHOWN = "for display, and decides nothing: "
 # Where (module, and class or function), by which method, and why.
 USES = {
     "__main__ rpartition": CODE + "a command is called after its module",
-    "audit.site describe_site partition": FILE + "a server's address, before its key's name",
     "cli.doctor main partition": SHOWN + "argparse's help without its first part",
     "cli.train _Parser._refuse endswith": OPTION + "a file of options, given without --config",
     "config.paths expand_home startswith": OPTION + "~ and ~user in a path",
@@ -66,6 +65,7 @@ USES = {
     "records.folder RoundReader.__iter__ endswith": FILE + "a line that is being written",
     "records.folder re.compile": FILE + "names of checkpoints",
     "records.schema re.compile": FILE + "a digest",
+    "records.membership address_of partition": FILE + "a server's address, before its key's name",
     "report.html page_colours re.findall": CODE + "the tokens of a style sheet of ours",
     "report.html read_asset startswith": FILE + "a vendored script of the page",
     "scaffold.writing check re.fullmatch": OPTION + "a plugin's name",

@@ -41,6 +41,7 @@ from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.text import count_rounds
 from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
@@ -76,7 +77,7 @@ class Training:
     checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _recorded_events: RecordedEvents = field(factory=RecordedEvents, init=False)
-    _absences: Absences = field(factory=Absences, init=False)
+    _absences: Absences = field(init=False)
     _processes: Sequence[Mapping[str, Any]] = field(init=False)  # this one is the last
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _description: Mapping[str, Any] = field(factory=dict, init=False)  # config.json, once begun
@@ -97,6 +98,7 @@ class Training:
         metrics = described_metrics(begun.description)
         self._summary = summarize(config, begun.records, metrics)
         self._processes = add_process(begun.description, self.process, len(begun.records))
+        self._absences = Absences(config.n, len(config.remote_hosts) or config.local or 1)
         for record in begun.records:
             self._absences.add(record)
         self._options_digest = config.bits
@@ -226,8 +228,9 @@ class Training:
         self._record_description(description)
         cluster.on_joined = self._record_server
         if self.resume_point.description:
-            again = "" if self.resume_point.round else ", for there is no checkpoint"
-            self.views.say(f"going on with round {self.resume_point.round + 1}{again}")
+            done = self.resume_point.round
+            again = "beginning again: there is no checkpoint"
+            self.views.say(f"going on after {count_rounds(done)}" if done else again)
         self.views.handle(RunStarted(description, self.resume_point.records))
 
     def _record_description(self, description: Mapping[str, Any]) -> None:
@@ -358,7 +361,11 @@ class Training:
         if self.status not in ("paused", "interrupted"):
             return ""
         at = self.checkpoint_scheduler.round
-        what = f"a checkpoint of round {at}" if at else "no checkpoint yet, so from round 0"
+        what = (
+            f"a checkpoint after {count_rounds(at)}"
+            if at
+            else "no checkpoint, so from the first one"
+        )
         return f"to go on ({what}): --resume {self.directory.path}"
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
