@@ -50,6 +50,7 @@ class OutageTests(SynchronousTestCase):
         run = Run(training.wait(), training.output, path)
         self.assertIn("interrupted by SIGTERM", run.output)
         self.assertNotIn("refused", run.output)
+        self.assertRegex(run.output, r"interrupted: \d+ rounds in .*; records in")
         self.is_counted(run, int(back[2] or 1))
         self.is_logged(run, addresses[1])
 

@@ -70,6 +70,7 @@ class Training:
     resume_point: ResumePoint = field(factory=new_resume_point)  # the rounds that are done
     process: Mapping[str, Any] = field(factory=dict)  # this one, of `describe_process`
     status: str = field(default="running", init=False)
+    ended: Mapping[str, Any] | None = field(default=None, init=False)  # the result, once it is over
     _summary: RunSummary = field(init=False)
     _started_at: float = field(init=False)
     _cluster: Cluster | None = field(default=None, init=False)  # once `run` is called
@@ -93,8 +94,7 @@ class Training:
             self.directory.path, config.checkpoint_interval, keep,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
-        before = begun.state.elapsed if begun.state else 0.0
-        self._started_at = clock.seconds(self._reactor) - before
+        self._started_at = clock.seconds(self._reactor) - begun.seconds
         metrics = described_metrics(begun.description)
         self._summary = summarize(config, begun.records, metrics)
         self._processes = add_process(begun.description, self.process, len(begun.records))
@@ -222,6 +222,7 @@ class Training:
             **prepared.describe({**self._recorded_texts("data_digests"), **digests}),
             "placement": merge_placement(self.resume_point.description.get("placement"), placement),
             "devices": {**self._recorded_texts("devices"), **devices},
+            "seconds_before": self.resume_point.seconds,
             "processes": self._processes,
         }
         self._summary.metrics = described_metrics(description)
@@ -292,7 +293,10 @@ class Training:
         if isinstance(error, Diverged):
             self.status = "diverged"
         elif self.status == "running":
-            early = "paused" if self.has_begun else "failed"
+            # A paused run that cannot be resumed now is paused still.
+            before = self.resume_point.result.get("status")
+            can_go_on = self.has_begun or before in ("paused", "interrupted")
+            early = "paused" if can_go_on else "failed"
             self.status = "interrupted" if error is None else early
         interrupted: CancelledError | None = None
         try:
@@ -310,7 +314,7 @@ class Training:
                 await self._cluster.close()
         finally:  # interrupted once more, or only now: the result stands
             self.checkpoint_scheduler.close()
-            result = self.result(error)
+            result = self.ended = self.result(error)
             self._write_result(result, error)
         self.observers.tell("run_finished", result=result)
         if self.observers.is_used:  # or a pool that is busy would be waited for
@@ -358,7 +362,8 @@ class Training:
     @property
     def resumable(self) -> str:
         """The way to go on with a run that ended early; empty where there is none."""
-        if self.status not in ("paused", "interrupted"):
+        cannot_begin = self.status == "paused" and not self.has_begun
+        if self.status not in ("paused", "interrupted") or cannot_begin:
             return ""
         at = self.checkpoint_scheduler.round
         what = (
