@@ -215,6 +215,19 @@ class NodeReadmitted(Incident):
 
 
 @frozen
+class NodeRefused(Incident):
+    """A node's vector is left out of a round, for the first time in the run for this reason.
+
+    The loss of its server and probation have events of their own.
+    """
+
+    round: int
+    node: int
+    reason: str
+    why: str
+
+
+@frozen
 class AttackCallFailed(Incident):
     """The attack raised for the first time in this run, at `node`."""
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.events import NodesBack
-from byzpy_tw.rounds.absences import Absences
+from byzpy_tw.events import NodeRefused, NodesBack
+from byzpy_tw.rounds.absences import Absences, FirstRefusals
 
 
 def record(number: int, lost: set[int], late: Collection[int] = (), **more: Any) -> dict[str, Any]:
@@ -99,3 +99,14 @@ class AbsenceTests(SynchronousTestCase):
         for event in told:
             self.assertLessEqual(event.rounds, event.last - event.first + 1)
         self.assertEqual(self.absences.add(record(len(rounds) + 1, set())), [])
+
+
+class FirstRefusalTests(SynchronousTestCase):
+    def test_once_for_a_reason(self) -> None:
+        """A node that is refused again has no line more; another node or reason has one."""
+        refusals = FirstRefusals()
+        first, again = refusals.add(record(0, {1}, {2, 3})), refusals.add(record(1, set(), {2}))
+        self.assertEqual(first, [NodeRefused(0, node, "late", "") for node in (2, 3)])
+        self.assertEqual(again, [])
+        other = {"round": 2, "refused": [{"node": 2, "reason": "failed", "detail": "no"}]}
+        self.assertEqual(refusals.add(other), [NodeRefused(2, 2, "failed", "no")])

@@ -53,6 +53,8 @@ SENTENCES: dict[Incident, str] = {
         "node 2 is on probation: it failed 3 rounds in a row; it is asked but not waited for, "
         "until it answers well and in time",
     events.NodeReadmitted(4, 2): "node 2 is readmitted: it answered well and in time",
+    events.NodeRefused(4, 2, "not-finite", "3 of 9 numbers are nan"):
+        "node 2 refused: not-finite: 3 of 9 numbers are nan",
     events.AttackCallFailed(4, "lie", 2, "it raised"):
         "the attack 'lie' failed at node 2: it raised; its nodes count as refused",
     events.CheckpointNotWritten(4, "the disk is full"):

@@ -9,7 +9,9 @@ from byzpy_tw.errors import ServerUnreachable, format_coded
 from byzpy_tw.events import Incident, Kind, Notice
 
 # The round stands in front of these; others belong to no single one, or name it themselves.
-OF_ONE_ROUND = (events.NodeOnProbation, events.NodeReadmitted, events.AttackCallFailed)
+OF_ONE_ROUND = (
+    events.NodeOnProbation, events.NodeReadmitted, events.NodeRefused, events.AttackCallFailed,
+)  # fmt: skip
 
 
 def describe(event: Incident) -> str:
@@ -61,6 +63,8 @@ def _describe_round(event: Incident) -> str:
             )
         case events.NodeReadmitted():
             return f"node {event.node} is readmitted: it answered well and in time"
+        case events.NodeRefused():
+            return f"node {event.node} refused: {event.reason}: {event.why}"
         case events.AttackCallFailed():
             return (
                 f"the attack {event.attack!r} failed at node {event.node}: {event.why}; its "

@@ -58,6 +58,8 @@ class LivePage:
     def handle(self, event: events.Event | ServersKnown) -> None:
         report = self.run_report
         match event:
+            case events.NodeRefused():
+                pass  # its strip shows it, in each round
             case events.Incident():
                 report.add_event(describe(event), self._round_of(event))
             case events.Notice(kind=events.Kind.NOTICE | events.Kind.WARNING | events.Kind.ALWAYS):

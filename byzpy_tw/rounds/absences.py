@@ -1,4 +1,4 @@
-"""The nodes that no server has, round after round, and their return."""
+"""The nodes that miss rounds: those that no server has, and their return; those refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
-from byzpy_tw.events import NodesBack
+from byzpy_tw.events import NodeRefused, NodesBack
 from byzpy_tw.rounds.round import Reason
 
 
@@ -64,3 +64,23 @@ class Absences:
         nodes = tuple(sorted(absence.nodes - absent))
         joins = server not in self._seen
         return NodesBack(nodes, absence.rounds, absence.first, absence.last, joins)
+
+
+_TOLD_OTHERWISE = (Reason.LOST.value, Reason.PROBATION.value)  # by events of their own
+
+
+@define(eq=False)
+class FirstRefusals:
+    """Finds each node that is refused for the first time for a reason, from each record."""
+
+    _seen: set[tuple[int, str]] = field(factory=set, init=False)
+
+    def add(self, record: Mapping[str, Any]) -> list[NodeRefused]:
+        """Return what is new in one more round."""
+        found = []
+        for refused in record["refused"]:
+            key = node, reason = refused["node"], refused["reason"]
+            if key not in self._seen and reason not in _TOLD_OTHERWISE:
+                self._seen.add(key)
+                found.append(NodeRefused(record["round"], node, reason, refused["detail"]))
+        return found

@@ -35,7 +35,7 @@ from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
-from byzpy_tw.rounds.absences import Absences
+from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
@@ -79,6 +79,7 @@ class Training:
     _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _recorded_events: RecordedEvents = field(factory=RecordedEvents, init=False)
     _absences: Absences = field(init=False)
+    _refusals: FirstRefusals = field(factory=FirstRefusals, init=False)
     _processes: Sequence[Mapping[str, Any]] = field(init=False)  # this one is the last
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _description: Mapping[str, Any] = field(factory=dict, init=False)  # config.json, once begun
@@ -101,6 +102,7 @@ class Training:
         self._absences = Absences(config.n, len(config.remote_hosts) or config.local or 1)
         for record in begun.records:
             self._absences.add(record)
+            self._refusals.add(record)
         self._options_digest = config.bits
         self._recorded_digest = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = self._summary.counts.bytes_sent, self._summary.counts.bytes_received
@@ -229,8 +231,7 @@ class Training:
         self._record_description(description)
         cluster.on_joined = self._record_server
         if self.resume_point.description:
-            done = self.resume_point.round
-            again = "beginning again: there is no checkpoint"
+            done, again = self.resume_point.round, "beginning again: there is no checkpoint"
             self.views.say(f"going on after {count_rounds(done)}" if done else again)
         self.views.handle(RunStarted(description, self.resume_point.records))
 
@@ -271,7 +272,7 @@ class Training:
         if before is None and failures is not None:
             attack, node = self.config.attack, failures.node
             self.views.handle(AttackCallFailed(number, attack, node, failures.why))
-        for event in (*ran.events, *self._absences.add(record)):
+        for event in (*self._refusals.add(record), *ran.events, *self._absences.add(record)):
             self.views.handle(event)
         self.views.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
