@@ -90,6 +90,18 @@ def describe_site(
     return site
 
 
+def site_advice(description: Mapping[str, Any], digest: str, honest: int) -> str:
+    """Return how to check the nodes of the site whose data has this `digest`, if one has."""
+    digests, placement = description.get("data_digests"), description.get("placement")
+    here = {name for name, d in digests.items() if d == digest} if isinstance(digests, dict) else ()
+    places = placement.items() if isinstance(placement, dict) else ()
+    held = [there for name, there in places if address_of(name) in here and isinstance(there, list)]
+    nodes = sorted(node for there in held for node in there if type(node) is int and node < honest)
+    if not nodes:
+        return "each site can check its own nodes, with --nodes and --data-root"
+    return f"the data here is that of nodes {join_numbers(nodes)}: check them alone, with --nodes"
+
+
 def _has_any(there: Any, nodes: Sequence[int]) -> bool:
     return isinstance(there, list) and any(node in there for node in nodes)
 
