@@ -235,7 +235,7 @@ class LossTests(ClusterCase):
             self.world.digest = "data"
 
     def test_local_data_of_a_resumed_run(self) -> None:
-        """Nor does a site take part whose data is other than in the process before."""
+        """A site whose data is other than in the process before does not take part."""
         self.start("--min-servers 2", local_data=True, data_digests={"a": "another"})
         [line] = [line for line in self.said if "cannot take part" in line]
         self.assertIn("(digests data now, another then)", line)
