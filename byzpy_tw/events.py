@@ -112,6 +112,7 @@ class ServerBack(Incident):
     """A server that was lost, or late from the first, has joined."""
 
     server: str
+    first: bool = False  # the run has never had it before
 
 
 @frozen
@@ -143,8 +144,21 @@ class NodesBack(Incident):
     """Nodes take part again, which no server had for some rounds."""
 
     nodes: tuple[int, ...]
-    rounds: int  # that each of them missed
+    rounds: int  # that they missed: each of them, where all nodes take part in each round
     first: int  # the first of these rounds
+    last: int
+    joins: bool = False  # their server has never taken part before
+
+
+@frozen
+class ServersMissing(Incident):
+    """Nodes of a round have no server, and the round waits up to `seconds` for one."""
+
+    round: int
+    absent: int
+    n: int  # nodes that take part in the round
+    f: int
+    seconds: float
 
 
 @frozen
@@ -198,6 +212,19 @@ class NodeReadmitted(Incident):
 
     round: int
     node: int
+
+
+@frozen
+class NodeRefused(Incident):
+    """A node's vector is left out of a round, for the first time in the run for this reason.
+
+    The loss of its server and probation have events of their own.
+    """
+
+    round: int
+    node: int
+    reason: str
+    why: str
 
 
 @frozen

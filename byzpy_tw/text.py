@@ -45,3 +45,8 @@ def number_range(numbers: Iterable[int]) -> str:
 def join_numbers(numbers: Iterable[int]) -> str:
     """Return `numbers` with commas between, in a bounded length."""
     return clip(", ".join(map(str, numbers)))
+
+
+def count_rounds(count: int) -> str:
+    """Return how many rounds, in words: ``60 rounds``."""
+    return f"{count} round{'s' * (count != 1)}"

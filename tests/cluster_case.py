@@ -72,12 +72,13 @@ class ClusterCase(SynchronousTestCase):
         self.world = World(self.reactor)
         self.happened: list[Incident] = []
 
-    def cluster(self, more: str = "", *, names: str = "abc") -> Cluster:
+    def cluster(self, more: str = "", *, names: str = "abc", **terms_more: Any) -> Cluster:
         servers = ",".join(f"tcp://{name}:1" for name in names)
         words = f"--remote-hosts {servers} {self.options} --round-timeout {TIMEOUT}"
         words += f" --replace-timeout {REPLACE} {more}"
         self.config = config = configuration(words.split())
-        terms = Terms(config, REGISTRY, "run", HERE, RunFingerprint(D, "data"), local_data=False)
+        chosen = {"local_data": False} | terms_more
+        terms = Terms(config, REGISTRY, "run", HERE, RunFingerprint(D, "data"), **chosen)
         self.collector = Collector(
             torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
         )

@@ -220,6 +220,42 @@ class LossTests(ClusterCase):
         self.assertEqual(sum("holds other data" in line for line in self.said), 1)
         self.assertEqual(self.lives(cluster)["a"], [])
 
+    def test_local_data_that_changed(self) -> None:
+        """It is compared with what the site itself had, and no site is to have another's files."""
+        for recorded in ({}, {"a": "data"}):
+            self.happened.clear()
+            cluster = self.start("--min-servers 2", local_data=True, data_digests=recorded)
+            self.world.on("a").lose()
+            self.world.digest = "other"
+            self.reactor.pump([1.0] * 60)
+            [line] = [line for line in self.said if "cannot take part" in line]
+            self.assertIn("not what this run began with there (digests other now, data", line)
+            self.assertNotIn("give both", line)
+            self.successResultOf(Deferred.fromCoroutine(cluster.close()))
+            self.world.digest = "data"
+
+    def test_local_data_of_a_resumed_run(self) -> None:
+        """A site whose data is other than in the process before does not take part."""
+        self.start("--min-servers 2", local_data=True, data_digests={"a": "another"})
+        [line] = [line for line in self.said if "cannot take part" in line]
+        self.assertIn("(digests data now, another then)", line)
+
+    def test_one_that_joins(self) -> None:
+        """It was never there: it does not come back, and it is told of to be put on record."""
+        self.world.down = {"c"}
+        cluster = self.start("--min-servers 2", local_data=True)
+        joined: list[tuple[str, str, list[int]]] = []
+        cluster.on_joined = lambda entry: joined.append(
+            (entry.name, entry.data_digest, cluster.home_nodes(entry))
+        )
+        self.world.down = set()
+        self.reactor.advance(FIRST_DELAY)
+        self.assertEqual(joined, [("c", "data", [2])])
+        self.assertIn("c joins", self.said)
+        self.world.on("c").lose()
+        self.reactor.pump([FIRST_DELAY] * 4)
+        self.assertIn("c is back", self.said)
+
     def test_one_that_has_no_room(self) -> None:
         """The others are asked."""
         self.world.room = {"b": 1}

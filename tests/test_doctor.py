@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -177,6 +178,9 @@ class ServersTests(DoctorCase):
         text = "\n".join(lines(doctor))
         self.assertEqual(text.count(": ok; "), 2)
         self.assertEqual(text.count("FAIL"), 5)
+        [line] = [line for line in text.splitlines() if other in line and ": FAIL" in line]
+        self.assertIn("plugins byzpy-tw ", line)
+        self.assertIn(f"torch {torch.__version__}", line)
         self.assertTrue(text.endswith("a run would not start: 5 errors"))
 
     async def test_enough_servers(self) -> None:
@@ -194,6 +198,15 @@ class ServersTests(DoctorCase):
         told = [line for line in doctor.warnings if "failover could not use" in line]
         self.assertEqual(len(told), 1, doctor.warnings)
         self.assertIn("pip install byzpy-tw-odd==0", told[0])
+
+    async def test_data_of_their_own(self) -> None:
+        """Nodes never move to another site, so failover is no danger."""
+        hosts = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"]
+        for partition, warned in (("iid", True), ("local", False)):
+            doctor = await self.examined(
+                hosts, num_honest=4, num_byz=0, f=2, partition=partition, aggregator="mean"
+            )
+            self.assertEqual("failover may give" in " ".join(doctor.warnings), warned)
 
     async def test_a_wrong_configuration(self) -> None:
         """It is named; whether servers are there is said all the same."""

@@ -32,8 +32,15 @@ SENTENCES: dict[Incident, str] = {
         "tcp://a:1: refused; going on without it for now",
     events.ServersAwaited(("a", "b")): "waiting for a, b",
     events.DifferenceFound("a has torch 1"): "warning: a has torch 1",
-    events.NodesBack((3,), 1, 7): "node 3 is back, after 1 round, from round 7 on",
-    events.NodesBack((3, 4), 20, 7): "nodes 3, 4 are back, after 20 rounds, from round 7 on",
+    events.ServerBack("tcp://a:1", first=True): "tcp://a:1 joins",
+    events.NodesBack((3,), 1, 7, 7): "node 3 is back: it missed round 7",
+    events.NodesBack((3, 4), 20, 7, 26): "nodes 3, 4 are back: they missed 20 rounds, 7 to 26",
+    events.NodesBack((3, 4), 12, 7, 26):
+        "nodes 3, 4 are back: they missed 12 of the rounds 7 to 26",
+    events.NodesBack((3, 4), 8, 0, 7, joins=True): "nodes 3, 4 join: they missed 8 rounds, 0 to 7",
+    events.NodesBack((3,), 8, 0, 7, joins=True): "node 3 joins: it missed 8 rounds, 0 to 7",
+    events.ServersMissing(86, 4, 6, 2, 12.0):
+        "round 86 waits up to 12 s for a server: 4 of 6 nodes have none, f = 2",
     events.NodesMoved((3,), "a"): "node 3 lives on a now",
     events.NodesMoved(MANY, "a"):
         "nodes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more live on a now",
@@ -46,6 +53,8 @@ SENTENCES: dict[Incident, str] = {
         "node 2 is on probation: it failed 3 rounds in a row; it is asked but not waited for, "
         "until it answers well and in time",
     events.NodeReadmitted(4, 2): "node 2 is readmitted: it answered well and in time",
+    events.NodeRefused(4, 2, "not-finite", "3 of 9 numbers are nan"):
+        "node 2 refused: not-finite: 3 of 9 numbers are nan",
     events.AttackCallFailed(4, "lie", 2, "it raised"):
         "the attack 'lie' failed at node 2: it raised; its nodes count as refused",
     events.CheckpointNotWritten(4, "the disk is full"):

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import Run, address_of, start_server, start_training, stop
+from tests.support import (
+    Process,
+    Run,
+    address_of,
+    environment,
+    folder,
+    start_server,
+    start_training,
+    stop,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -31,14 +41,17 @@ class OutageTests(SynchronousTestCase):
         stop(sites[1])
         training.wait_for(f"! {re.escape(addresses[1])} has left: it was stopped")
         address_of(start_server(self, "--threads", "1", "--port", addresses[1].split(":")[2]))
-        back = training.wait_for(r"! node 1 is back, after (\d+) rounds?, from round \d+ on")
+        back = training.wait_for(
+            r"! node 1 is back: it missed ((\d+) rounds, \d+ to \d+|round \d+)$"
+        )
         told = training.lines[before:]
         self.assertLessEqual(len(told), 6, told)
         training.popen.terminate()
         run = Run(training.wait(), training.output, path)
         self.assertIn("interrupted by SIGTERM", run.output)
         self.assertNotIn("refused", run.output)
-        self.is_counted(run, int(back[1]))
+        self.assertRegex(run.output, r"interrupted: \d+ rounds in .*; records in")
+        self.is_counted(run, int(back[2] or 1))
         self.is_logged(run, addresses[1])
 
     def is_counted(self, run: Run, rounds: int) -> None:
@@ -68,3 +81,38 @@ class OutageTests(SynchronousTestCase):
             self.assertRegex(rest, words)
             rest = re.split(words, rest, maxsplit=1)[1]
         self.assertNotIn("factory", text)
+
+
+class MembershipTests(SynchronousTestCase):
+    """A site that joins late is on record, and stays there when it is away at a resume."""
+
+    def test_stays_on_record(self) -> None:
+        sites = [start_server(self, "--threads", "1") for _ in range(2)]
+        addresses = [address_of(site) for site in sites]
+        stop(sites[1])
+        first, path = start_training(
+            self, "--remote-hosts", ",".join(addresses), "--partition", "local",
+            "--min-servers", "1", "--aggregator", "trimmed-mean", "--f", "1", "--num-honest", "4",
+            "--num-byz", "0", "--model", "logreg", "--batch-size", "8", "--threads", "1",
+            "--replace-timeout", "60", "--rounds", "100000", "--eval-interval", "0",
+        )  # fmt: skip
+        first.wait_for(r"node 2 \(honest\) on")
+        late = start_server(self, "--threads", "1", "--port", addresses[1].split(":")[2])
+        address_of(late)
+        first.wait_for(f"! {re.escape(addresses[1])} joins")
+        first.popen.terminate()
+        before = Run(first.wait(), first.output, path)
+        self.is_recorded(before, addresses)
+        stop(late)
+        words = [sys.executable, "-m", "byzpy_tw.train", "--resume", str(path)]
+        second = Process.start(self, words, cwd=folder(self), env=environment())
+        second.wait_for(f"{re.escape(addresses[1])}.*going on without it")
+        second.popen.terminate()
+        self.is_recorded(Run(second.wait(), second.output, path), addresses)
+
+    def is_recorded(self, run: Run, addresses: list[str]) -> None:
+        """Both sites' data, devices and nodes."""
+        config = run.config
+        self.assertEqual(config["placement"], {addresses[0]: [0, 2], addresses[1]: [1, 3]})
+        self.assertEqual(set(config["data_digests"]), set(addresses))
+        self.assertEqual(set(config["devices"]), set(addresses))

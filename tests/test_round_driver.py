@@ -66,6 +66,24 @@ class DriverTests(ClusterCase):
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
         self.assertEqual(self.world.on("b").calls[-1], ("attack", 0, (3,)))
 
+    def test_waiting_for_a_server(self) -> None:
+        """Is told as it begins, once a round, with its end; not where the budget covers it."""
+        cluster = self.start(local_data=True)
+        self.world.down = {"a"}
+        self.world.on("a").lose()
+        driver = self.driver(cluster)
+        running = self.run_round(driver)
+        sentence = f"round 0 waits up to {REPLACE:g} s for a server: 2 of 4 nodes have none, f = 1"
+        self.assertEqual([line for line in self.said if "waits" in line], [sentence])
+        self.reactor.advance(REPLACE)
+        self.successResultOf(running)
+        self.happened.clear()
+        self.world.down = set()
+        cluster = self.start("--f 2 --num-honest 4", local_data=True)
+        self.world.on("a").lose()
+        self.successResultOf(self.run_round(self.driver(cluster)))
+        self.assertEqual([line for line in self.said if "waits" in line], [])
+
     def test_no_deadline_while_it_is_replaced(self) -> None:
         """A node that moves has all its time again."""
         self.world.silent = {0}

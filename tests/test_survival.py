@@ -140,7 +140,7 @@ class TrainerTests(SurvivalCase):
         self.assertGreater(len(list_checkpoints(path)), 0)
         run = resume(self, path)
         self.assertSame(run, 400)
-        self.assertIn("going on with round", run.output)
+        self.assertIn("going on after", run.output)
         again = resume(self, path)
         self.assertEqual(again.code, 0)
         self.assertIn("all 400 rounds are there", again.output)

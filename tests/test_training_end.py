@@ -16,12 +16,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.errors import RunDirectoryError, ServerUnreachable
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.program import ReactorProgram
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import ViewGroup
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.server_entry import ServerEntry
@@ -119,6 +120,38 @@ class InterruptedTests(SynchronousTestCase):
         ending.cancel()
         self.failureResultOf(ending)
         self.assertIn("status", json.loads((self.folder / "result.json").read_text()))
+
+
+class ResumedTests(SynchronousTestCase):
+    """A paused run whose servers are not there when it is resumed."""
+
+    def test_stays_paused(self) -> None:
+        """It is not failed; its time is that of all processes, and as told as recorded."""
+        config, reactor = RunConfig(in_process=True, dataset="synthetic"), ClockReactor()
+        begun = ResumePoint(
+            "t", None, (), {"run": "t", "seconds_before": 3.0},
+            {"status": "paused", "seconds": 25.5},
+        )  # fmt: skip
+        training = Training(
+            config, registry(), resolve_rules(config, registry()),
+            ViewGroup(TextOutput(lambda _: None, True)), RunDirectory.create(folder(self) / "run"),
+            Observers(registry()), 1, reactor, HandCrankedPool(eager=True), begun,
+        )  # fmt: skip
+        reactor.advance(4.0)
+        error = ServerUnreachable("a: nobody there")
+        result = self.successResultOf(Deferred.fromCoroutine(training.finish(error)))
+        self.assertEqual((result["status"], result["seconds"]), ("paused", 29.5))
+        self.assertEqual((training.resumable, training.leaves_result), ("", False))
+        reactor.advance(4.0)
+        self.assertIs(training.ended, result)
+
+    def test_the_time_before(self) -> None:
+        """It never goes back: of what is on record, the longest counts; damage counts nothing."""
+        for before, result, seconds in (
+            ({}, {}, 0.0), ({"seconds_before": 9}, {}, 9.0), ({}, {"seconds": 2.5}, 2.5),
+            ({"seconds_before": 9}, {"seconds": 25.5}, 25.5), ({"seconds_before": "x"}, {}, 0.0),
+        ):  # fmt: skip
+            self.assertEqual(ResumePoint("t", None, (), before, result).seconds, seconds)
 
 
 @define(eq=False)

@@ -16,7 +16,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.audit.site import describe_site
+from byzpy_tw.audit.site import describe_site, site_advice
 from byzpy_tw.errors import ConfigError
 from tests.support import PATIENCE, folder
 
@@ -139,6 +139,19 @@ class SiteTests(SynchronousTestCase):
         named = {"a (alpha)": [0, 2], "b (beta)": [1, 3]}
         site = describe_site({**self.description, "placement": named}, [1], True)
         self.assertEqual((site["data_digest"], site["devices"]), ("y", {"b": "cuda"}))
+
+    def test_without_nodes(self) -> None:
+        """A site that leaves --nodes out is told its own, where its data is known."""
+        told = site_advice(self.description, "y", 3)
+        self.assertIn("that of nodes 1: check them alone, with --nodes", told)
+        named = {"a (alpha)": [0, 2], "b (beta)": [1, 3]}
+        told = site_advice({**self.description, "placement": named}, "x", 3)
+        self.assertIn("that of nodes 0, 2:", told)
+        for description in (self.description, {}, {"data_digests": 3, "placement": 3}):
+            told = site_advice(description, "other", 3)
+            self.assertEqual(
+                told, "each site can check its own nodes, with --nodes and --data-root"
+            )
 
     def test_nodes_of_two_sites(self) -> None:
         """They have no data in common, and their servers are named."""

@@ -327,6 +327,46 @@ class EndTests(Served):
         self.ask("/data.json", port=1)
 
 
+class LastScrapeTests(Served):
+    """The end, for a monitor that asks for the metrics every few seconds."""
+
+    def over(self, *gaps: float, status: str = "paused") -> Deferred[None]:
+        """The wait at the end of a run that was scraped, with these seconds after each time."""
+        for gap in gaps:
+            self.ask("/metrics")
+            self.clock.advance(gap)
+        self.page.handle(RunEnded({"status": status, "error": None, "seconds": 3.0}))
+        return self.page.wait_for_scrape()
+
+    def test_has_the_status(self) -> None:
+        """Its next scrape is waited for, and has the status of the end."""
+        waiting = self.over(15, 5)
+        self.clock.advance(10)
+        self.assertNoResult(waiting)
+        self.assertIn(b'byzpy_tw_run_status{status="paused"} 1.0', self.ask("/metrics").body)
+        self.assertNoResult(waiting)  # until the answer is on its way
+        self.clock.advance(0)
+        self.successResultOf(waiting)
+        self.successResultOf(self.page.wait_for_scrape())
+
+    def test_that_does_not_come(self) -> None:
+        """It has until a second after it is due."""
+        waiting = self.over(15, 5)
+        self.clock.advance(10.9)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.2)
+        self.successResultOf(waiting)
+        self.ask("/metrics")
+
+    def test_nobody_is_waited_for(self) -> None:
+        """No monitor, one that has asked once or seldom asks, one that is gone, an interrupt."""
+        for gaps in ((), (5,), (30, 5), (15, 17)):
+            self.setUp()
+            self.successResultOf(self.over(*gaps))
+        self.setUp()
+        self.successResultOf(self.over(15, 5, status="interrupted"))
+
+
 class MetricsTests(Served):
     def test_figures(self) -> None:
         """Prometheus can read them, with escaped labels."""

@@ -18,6 +18,7 @@ from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.recompute import CLOSE
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.records.membership import address_of
 from byzpy_tw.text import clean_value, join_numbers
 from byzpy_tw.vectors import norm_of, round_to_dtype
 
@@ -71,7 +72,7 @@ def describe_site(
     places = placement.items() if isinstance(placement, dict) else ()
     held = [str(name) for name, there in places if _has_any(there, nodes)]
     # With keys, a placement has "ADDRESS (NAME)", the other entries have the address.
-    servers = {*held, *(name.partition(" (")[0] for name in held)}
+    servers = {*held, *map(address_of, held)}
     for entry in ("data_digests", "devices"):
         if isinstance(known := description.get(entry), dict):
             site[entry] = {name: value for name, value in known.items() if name in servers}
@@ -87,6 +88,18 @@ def describe_site(
     if local:
         site["trial"] = None
     return site
+
+
+def site_advice(description: Mapping[str, Any], digest: str, honest: int) -> str:
+    """Return how to check the nodes of the site whose data has this `digest`, if one has."""
+    digests, placement = description.get("data_digests"), description.get("placement")
+    here = {name for name, d in digests.items() if d == digest} if isinstance(digests, dict) else ()
+    places = placement.items() if isinstance(placement, dict) else ()
+    held = [there for name, there in places if address_of(name) in here and isinstance(there, list)]
+    nodes = sorted(node for there in held for node in there if type(node) is int and node < honest)
+    if not nodes:
+        return "each site can check its own nodes, with --nodes and --data-root"
+    return f"the data here is that of nodes {join_numbers(nodes)}: check them alone, with --nodes"
 
 
 def _has_any(there: Any, nodes: Sequence[int]) -> bool:

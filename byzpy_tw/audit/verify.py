@@ -27,7 +27,7 @@ from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.consistency import Problem, compare_with_result, find_damage, recorded_config
 from byzpy_tw.audit.recompute import RoundRecomputer
 from byzpy_tw.audit.replay import RoundReplay, prepare_replay
-from byzpy_tw.audit.site import check_nodes, check_vectors, describe_site
+from byzpy_tw.audit.site import check_nodes, check_vectors, describe_site, site_advice
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
@@ -181,10 +181,11 @@ class Verification:
             prepare_replay, self._config, self.registry, root, self.pool, jobs, self._node_device()
         ).result()
         self._recomputer = RoundRecomputer(replay, self.pool, self.threads)
+        if not self.nodes:
+            self._check_local_data(replay.host.dataset.digest())
         self._compare_environment(replay)
         self._compare_metrics(replay.host.trial_outcome.task.metrics)
         self._compare_chance(replay)
-        self._check_local_data(replay.host.dataset.digest())
 
     def _with_device_here(self, config: RunConfig) -> RunConfig:
         """Return `config` with the CPU in the place of a device that is not here."""
@@ -260,7 +261,7 @@ class Verification:
                 raise ConfigError(
                     f"{len(other)} servers trained on data of their own (--partition "
                     f"{self._config.partition}), which is not here: {', '.join(other)[:300]}; "
-                    "each site can check its own nodes, with --nodes and --data-root"
+                    f"{site_advice(self._description, digest, self._config.num_honest)}"
                 )
 
     # -- the replay

@@ -149,9 +149,8 @@ def _environment_lines(doctor: Doctor) -> Iterator[str]:
 def _server_line(server: ServerCheck) -> str:
     nodes = ", ".join(str(node.node) for node in server.nodes[:10]) or "none"
     nodes += ", ..." * (len(server.nodes) > 10)
-    if server.error is not None:
-        return f"{server.name}: FAIL ({server.error.code}); nodes {nodes}"
-    parts = [f"{server.name}: ok; nodes {nodes}"]
+    outcome = "ok" if server.error is None else f"FAIL ({server.error.code})"
+    parts = [f"{server.name}: {outcome}; nodes {nodes}"]
     if server.round_trip is not None:
         parts.append(f"round trip {1000 * server.round_trip:.2g} ms")
     if server.bandwidth is not None:

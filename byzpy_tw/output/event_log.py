@@ -18,6 +18,7 @@ from byzpy_tw.log_tail import EVENT_FORMAT, event_line, key_values
 from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.text import describe_run
 from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.text import count_rounds
 
 # Rounds are in rounds.jsonl, and the end is told by `RunEnded`.
 UNTOLD = (events.RoundBegun, events.RoundCompleted, events.RunFinished)
@@ -82,11 +83,12 @@ def _sentence(event: events.Event) -> str:
         case events.NodesPlaced():
             return "the servers have their nodes"
         case events.RunStarted():
-            return f"round {len(event.records)} is next"
+            done = len(event.records)
+            return f"going on after {count_rounds(done)}" if done else "the rounds begin"
         case events.Evaluated():
-            return f"evaluated after round {event.round}"
+            return f"evaluated after {count_rounds(event.round + 1)}"
         case events.CheckpointWritten():
-            return f"a checkpoint of the state before round {event.round} is on the disk"
+            return f"a checkpoint after {count_rounds(event.round)} is on the disk"
         case events.RunEnded():
             error = event.result.get("error")
             return f"the run has ended: {event.result['status']}" + (f": {error}" if error else "")

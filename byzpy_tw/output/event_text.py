@@ -9,7 +9,9 @@ from byzpy_tw.errors import ServerUnreachable, format_coded
 from byzpy_tw.events import Incident, Kind, Notice
 
 # The round stands in front of these; others belong to no single one, or name it themselves.
-OF_ONE_ROUND = (events.NodeOnProbation, events.NodeReadmitted, events.AttackCallFailed)
+OF_ONE_ROUND = (
+    events.NodeOnProbation, events.NodeReadmitted, events.NodeRefused, events.AttackCallFailed,
+)  # fmt: skip
 
 
 def describe(event: Incident) -> str:
@@ -20,7 +22,7 @@ def describe(event: Incident) -> str:
         case events.ServerLost():
             return f"{event.server} is lost: {event.why}"
         case events.ServerBack():
-            return f"{event.server} is back"
+            return f"{event.server} {'joins' if event.first else 'is back'}"
         case events.ServerExcluded():
             return _exclusion(event) + event.at_start * "; going on without it for now"
         case events.ServersAwaited():
@@ -28,9 +30,7 @@ def describe(event: Incident) -> str:
         case events.DifferenceFound():
             return f"warning: {event.difference}"
         case events.NodesBack():
-            missed = f"{event.rounds} round{'s' * (event.rounds != 1)}, from round {event.first} on"
-            are = "is" if len(event.nodes) == 1 else "are"
-            return f"{_listed(event.nodes)} {are} back, after {missed}"
+            return _return(event)
         case events.NodesMoved():
             return f"{_live(event.nodes)} on {event.server} now"
         case events.NodesReturned():
@@ -51,6 +51,11 @@ def _describe_round(event: Incident) -> str:
                 f"round {event.round}: {event.late} of n = {event.n} nodes have not answered in "
                 f"time, f = {event.f}: waiting up to {event.seconds:g} s for replacements"
             )
+        case events.ServersMissing():
+            return (
+                f"round {event.round} waits up to {event.seconds:.3g} s for a server: "
+                f"{event.absent} of {event.n} nodes have none, f = {event.f}"
+            )
         case events.NodeOnProbation():
             return (
                 f"node {event.node} is on probation: {event.why}; it is asked but not "
@@ -58,6 +63,8 @@ def _describe_round(event: Incident) -> str:
             )
         case events.NodeReadmitted():
             return f"node {event.node} is readmitted: it answered well and in time"
+        case events.NodeRefused():
+            return f"node {event.node} refused: {event.reason}: {event.why}"
         case events.AttackCallFailed():
             return (
                 f"the attack {event.attack!r} failed at node {event.node}: {event.why}; its "
@@ -80,6 +87,18 @@ def _exclusion(event: events.ServerExcluded) -> str:
     if event.code == ServerUnreachable.code:
         return event.why
     return f"{event.server} cannot take part: {format_coded(event.code, event.why)}"
+
+
+def _return(event: events.NodesBack) -> str:
+    one = len(event.nodes) == 1
+    verb = f"join{'s' * one}" if event.joins else f"{'is' if one else 'are'} back"
+    span = event.last - event.first + 1
+    missed = f"{event.rounds} rounds, {event.first} to {event.last}"
+    if event.rounds < span:  # they were not asked in each
+        missed = f"{event.rounds} of the rounds {event.first} to {event.last}"
+    elif span == 1:
+        missed = f"round {event.first}"
+    return f"{_listed(event.nodes)} {verb}: {'it' if one else 'they'} missed {missed}"
 
 
 def _live(nodes: Sequence[int]) -> str:

@@ -28,6 +28,8 @@ _SHARE = 40  # and at most a fortieth of the time goes into it
 _WATCHING = 5.0  # seconds after which a watcher that does not ask counts as gone
 _WATCHERS = 256  # that the end waits for
 _PARTING = 3.0  # seconds that the end waits for watchers to ask once more
+_SCRAPING = 20.0  # and that it waits for the next scrape of a monitor, where it is to come by then
+_LATE = 1.0  # seconds that a scrape may be late
 
 
 @define
@@ -53,11 +55,17 @@ class LivePage:
     _data: _Answer = field(factory=_Answer, init=False)
     _metrics: _Answer = field(factory=_Answer, init=False)
     _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
+    _scraped: float | None = field(default=None, init=False)  # when the metrics were asked last
+    _interval: float | None = field(default=None, init=False)  # between the last two times
+    _scraped_end: bool = field(default=False, init=False)  # a scrape had the status of the end
+    _awaiting_scrape: Deferred[None] | None = field(default=None, init=False)
     _told: Deferred[None] | None = field(default=None, init=False)  # all of them, of the end
 
     def handle(self, event: events.Event | ServersKnown) -> None:
         report = self.run_report
         match event:
+            case events.NodeRefused():
+                pass  # its strip shows it, in each round
             case events.Incident():
                 report.add_event(describe(event), self._round_of(event))
             case events.Notice(kind=events.Kind.NOTICE | events.Kind.WARNING | events.Kind.ALWAYS):
@@ -84,7 +92,7 @@ class LivePage:
                 report.status, report.error = result["status"], result["error"]
                 report.result = {k: v for k, v in result.items() if isinstance(v, plain)}
                 report.result["metrics"] = metrics_in_result(result)
-                self._data.rest = 0.0  # this must not wait for its time
+                self._data.rest = self._metrics.rest = 0.0  # this must not wait for its time
             case _:
                 return  # the page shows it in other ways, or not at all
         self._changes += 1
@@ -106,7 +114,14 @@ class LivePage:
 
     def metrics(self) -> tuple[int, str, bytes]:
         """Return HTTP code, content type and body for Prometheus."""
-        return self._answer(self._metrics, lambda: metrics(self.run_report, self._durations)).value
+        answer = self._answer(self._metrics, lambda: metrics(self.run_report, self._durations))
+        now, before = clock.seconds(self._reactor), self._scraped
+        self._scraped, self._interval = now, None if before is None else now - before
+        self._scraped_end = self.run_report.status != "running"
+        if self._scraped_end and self._awaiting_scrape is not None:
+            waiting, self._awaiting_scrape = self._awaiting_scrape, None
+            self._fire_soon(waiting)
+        return answer.value
 
     def _answer(self, answer: _Answer, make: Callable[[], Any]) -> _Answer:
         """Make `answer` anew if the run has changed, and it is time to."""
@@ -129,9 +144,27 @@ class LivePage:
             self._watching[watcher] = now
         self._watching = {n: at for n, at in self._watching.items() if now - at <= _WATCHING}
         if is_told and not self._watching and self._told is not None:
-            # Not now: the watcher has the answer only after this.  The timeout may come first.
             told, self._told = self._told, None
-            self._reactor.callLater(0, lambda: None if told.called else told.callback(None))
+            self._fire_soon(told)
+
+    def _fire_soon(self, told: Deferred[None]) -> None:
+        # Not now: the peer has the answer only after this.  The timeout may come first.
+        self._reactor.callLater(0, lambda: None if told.called else told.callback(None))
+
+    def wait_for_scrape(self) -> Deferred[None]:
+        """Fire when a monitor that asks every few seconds knows that the run is over.
+
+        It has until its next scrape is due.  One that asks less often, or that has asked once
+        only, is not waited for, and none is after an interrupt.
+        """
+        last, interval = self._scraped, self._interval
+        if last is None or interval is None or interval > _SCRAPING or self._scraped_end:
+            return succeed(None)
+        left = last + interval + _LATE - clock.seconds(self._reactor)
+        if left <= 0 or self.run_report.status == "interrupted":
+            return succeed(None)
+        self._awaiting_scrape = waiting = Deferred[None]()
+        return waiting.addTimeout(left, self._reactor, onTimeoutCancel=lambda *_: None)
 
     def wait_for_watchers(self) -> Deferred[None]:
         """Fire when all watchers know that the run is over, or have had their time."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from byzpy_tw.console import rich_console
 from byzpy_tw.events import Event, RoundCompleted, RunConfigured, RunEnded, RunStarted
-from byzpy_tw.output.text import TextOutput, refusal_lines
+from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.records.metrics import DEFAULT, described_metrics, metrics_in
 from byzpy_tw.tasks.metric import Metric
@@ -30,17 +30,16 @@ class _Figures(ProgressColumn):
 
 @define(eq=False)
 class ProgressBar:
-    """Rounds, rounds a second, time left, loss, metrics, nodes refused or lost.
+    """Rounds; then metrics, nodes refused or lost, loss, time left and rounds a second.
 
-    Evaluations are shown in the bar only; a refusal has a line of its own the first time
-    that a node is refused for a reason.
+    They are in the order of their importance, for the end of the line is cut where the terminal
+    is narrow.  Evaluations are shown in the bar only.
     """
 
     _file: IO[str]
     _bar: Progress = field(init=False)
     _text: TextOutput = field(init=False)
     _rounds: int = field(default=0, init=False)
-    _seen: set[tuple[int, str]] = field(factory=set, init=False)
     _metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
     _values: Mapping[str, float | None] = field(factory=dict, init=False)  # newest evaluation
     _figures: list[str] = field(factory=list, init=False)  # of the last round
@@ -49,7 +48,7 @@ class ProgressBar:
     def __attrs_post_init__(self) -> None:
         self._bar = Progress(
             TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(16),
+            BarColumn(8),
             _Figures(),
             console=rich_console(self._file),
             auto_refresh=False,  # that is a thread
@@ -82,12 +81,9 @@ class ProgressBar:
 
     def _round(self, record: Mapping[str, Any]) -> None:
         refused = record["refused"]
-        new = [r for r in refused if (r["node"], r["reason"]) not in self._seen]
-        for line in refusal_lines(record["round"], new):
-            self._bar.console.print(line)
         self._count(record)
         loss = record["loss"]
-        self._figures = [f"loss {loss:.4g}" if loss is not None else "loss not finite"]
+        self._figures = []
         for metric in self._metrics:
             if metric.name in self._values:
                 self._figures.append(f"{metric.words} {metric.text(self._values[metric.name])}")
@@ -95,11 +91,11 @@ class ProgressBar:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
             nodes = ", ".join(str(r["node"]) for r in refused[:3])
             self._figures.append(f"without node {nodes}{more}")
+        self._figures.append(f"loss {loss:.4g}" if loss is not None else "loss not finite")
         for task in self._bar.tasks:
             self._bar.advance(task.id)
 
     def _count(self, record: Mapping[str, Any]) -> None:
-        self._seen.update((r["node"], r["reason"]) for r in record["refused"])
         self._values = metrics_in(record) or self._values
 
     def _draw(self) -> None:
@@ -108,5 +104,5 @@ class ProgressBar:
             speed, figures = task.speed, self._figures
             if speed:
                 left = timedelta(seconds=round(task.time_remaining or 0))
-                figures = [f"{speed:.1f} rounds/s", f"{left} left", *figures]
+                figures = [*figures, f"{left} left", f"{speed:.1f} rounds/s"]
             self._bar.update(task.id, figures=", ".join(figures), refresh=True)

@@ -58,7 +58,6 @@ class TextOutput:
                 yield from _placement_lines(event)
             case events.RoundCompleted():
                 record = event.record
-                yield from refusal_lines(record["round"], record["refused"])
                 if values := metrics_in(record):
                     yield (
                         f"round {record['round'] + 1:>5}  loss {record['test_loss']:.4f}  "
@@ -87,17 +86,6 @@ def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
         yield f"  node {node} ({kind}) on {name}"
     if len(nodes) > _MOST_LINES:
         yield f"  ... and {len(nodes) - _MOST_LINES} more (config.json has them all)"
-
-
-def refusal_lines(round: int, refusals: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each of a round's `refusals` that no incident has told of already.
-
-    Probation was announced when it began, and the loss of a server when it came.
-    """
-    for refused in refusals:
-        if refused["reason"] not in ("probation", "lost"):
-            why = f"{refused['reason']}: {refused['detail']}"
-            yield f"round {round}: node {refused['node']} refused: {why}"
 
 
 def _evaluation(metrics: Iterable[Metric], values: Mapping[str, float | None]) -> str:

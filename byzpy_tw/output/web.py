@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import CancelledError
 
 from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.web_server import Answer, ReadOnly, WebServer
@@ -74,8 +76,13 @@ class Web:
         return await self._server.listen()
 
     async def close(self) -> None:
-        """Stop, once all watchers have been told of the end, or have had their time."""
+        """Stop, once watchers and a monitor have been told of the end, or have had their time.
+
+        Cancelling it ends the wait.
+        """
         try:
             await self.page.wait_for_watchers()
+            with suppress(CancelledError):
+                await self.page.wait_for_scrape()
         finally:
             await self._server.close()

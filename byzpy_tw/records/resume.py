@@ -39,11 +39,19 @@ class ResumePoint:
     state: State | None = None
     records: tuple[Mapping[str, Any], ...] = ()
     description: Mapping[str, Any] = attrs.field(factory=dict)  # the content of config.json
+    result: Mapping[str, Any] = attrs.field(factory=dict)  # that of result.json
 
     @property
     def round(self) -> int:
         """The first round that is yet to be run."""
         return self.state.round if self.state is not None else 0
+
+    @property
+    def seconds(self) -> float:
+        """The time that the processes before took, as far as it is on record."""
+        known = (self.result.get("seconds"), self.description.get("seconds_before"))
+        found = [float(one) for one in known if isinstance(one, (int, float))]
+        return max([self.state.elapsed if self.state is not None else 0.0, *found])
 
 
 def new_resume_point() -> ResumePoint:
@@ -118,7 +126,7 @@ def reopen(
     except BaseException:
         directory.close()
         raise
-    return config, directory, ResumePoint(token, state, records, run.description)
+    return config, directory, ResumePoint(token, state, records, run.description, run.result or {})
 
 
 def finished_rounds(run: RecordedRun) -> int | None:

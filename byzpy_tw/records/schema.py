@@ -202,7 +202,7 @@ CONFIG_FIELDS = _fields(
     Field("chance", "the value of each metric for the best answer that ignores its input, on the "
           "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("data_digest", "SHA-256 of the trainer's data"),
-    Field("data_digests", "that of each server's data; they differ with "
+    Field("data_digests", "that of each server's data, since it first joined; they differ with "
           "`--partition local` only"),
     Field("trial", "digests of what the trial before round 0 found: `shards`, "
           "`classes` (and shape), `normalisation`, and `gradient` of two examples with its "
@@ -211,8 +211,11 @@ CONFIG_FIELDS = _fields(
           "instruction set; `probe` is the SHA-256 of a fixed gradient as computed here, "
           "`device` what the trainer aggregates on"),
     Field("plugins", "each distribution that offers plugins, with its version"),
-    Field("placement", "which nodes each server was given at the start"),
+    Field("placement", "which nodes each server was given at the start, or when it joined; a "
+          "resumed run keeps those of a server that is away"),
     Field("devices", "what each server's nodes are computed on, such as `cpu`"),
+    Field("seconds_before", "that the processes before the last one took, as far as is known; 0 "
+          "in a run that was not resumed", unit="seconds"),
     Field("processes", "the trainer's process that began the run, then each that resumed it: "
           "`started` (UTC), `host`, `user`, its version as `byzpy_tw`, and with `--keys` "
           "`certificate_subject` and `certificate_serial`; the first is empty where an earlier "
@@ -316,7 +319,8 @@ RESULT_FIELDS = _fields(
     Field("started", "when the run was begun, in UTC; null where that is not on record",
           TEXT_OR_NULL),
     Field("ended", "when this was written, in UTC", TEXT_OR_NULL),
-    Field("seconds", "from start to end, over all processes of a run that was resumed",
+    Field("seconds", "from start to end, the sum over all processes of a run that was resumed; "
+          "of one that was killed, up to its last checkpoint",
           unit="seconds"),
     Field("bytes_sent", "by the trainer in all, as tensor frames", unit="bytes"),
     Field("bytes_received", "the same, received", unit="bytes"),

@@ -106,6 +106,12 @@ class Deadlines(Generic[S]):
         timed_out = [node for node in waiting if self._due[node] <= now]
         return refuse_now, timed_out
 
+    def seconds_for_servers(self, now: float) -> float:
+        """Return how long nodes without a server are waited for at most; 0 if there are none."""
+        waiting = (node for node in self._due if self._placement.server_of[node] is None)
+        due = [self._due[node] - now for node in waiting if self.round.is_awaited(node)]
+        return max(due, default=0.0)
+
     def next_alarm(self, now: float) -> float | None:
         """Return when to call `on_alarm`: when the first watched node is late; None for never."""
         due = [self._deadline(node) for node in self.watched if self.round.is_awaited(node)]

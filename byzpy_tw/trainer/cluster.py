@@ -7,7 +7,7 @@ which node goes where; here it is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 from attrs import define, field, frozen
@@ -44,6 +44,7 @@ class Terms:
     local_data: bool  # whether each server may have data of its own
     devices: Sequence[str] = ()  # that nodes of earlier rounds were computed on
     attack: str = ""  # digest of the attack's trial, where a plugin has it
+    data_digests: Mapping[str, str] = field(factory=dict)  # of servers that took part before
 
 
 @define(eq=False)
@@ -61,6 +62,7 @@ class Cluster:
     on_assigned: Callable[[Server, list[int]], None] = field(init=False)
     # Called with nodes that have no server now, and the reason.
     on_unassigned: Callable[[list[int], str], None] = field(init=False)
+    on_joined: Callable[[ServerEntry], None] = field(init=False)  # called after the start
     unassigned_since: dict[int, float] = field(factory=dict, init=False)
     _last_entry: dict[int, ServerEntry] = field(factory=dict, init=False)  # of unassigned nodes
     _returning: list[ServerEntry] = field(factory=list, init=False)
@@ -84,6 +86,7 @@ class Cluster:
         cap = None if config.in_process else config.max_nodes_per_server
         failover = config.failover == "on" and not self.terms.local_data
         self.placement = Placement(tuple(self._by_name), len(self.nodes), cap, failover)
+        self.on_joined = lambda entry: None
         self.ignore_assignments()
 
     def ignore_assignments(self) -> None:
@@ -131,7 +134,8 @@ class Cluster:
         opened = await handshake.open_run(server, terms.run_name, self.collector, theirs.plugins)
         expected, local = terms.expected, terms.local_data
         if local:
-            expected = attrs.evolve(expected, digest=entry.data_digest or opened.digest)
+            known = entry.data_digest or terms.data_digests.get(entry.name)
+            expected = attrs.evolve(expected, digest=known or opened.digest)
         handshake.check_opened(server.name, opened, expected, exact=entry.same_bits, local=local)
         entry.data_digest = opened.digest
 
@@ -175,6 +179,11 @@ class Cluster:
                 self.handle(events.NodesReturned(tuple(nodes), entry.name))
             if len(nodes) < len(displaced):
                 self._returning.append(entry)
+
+    def home_nodes(self, entry: ServerEntry) -> list[int]:
+        """Return the nodes that live on `entry` when all servers are up."""
+        placement = self.placement
+        return [n for n in placement.server_of if placement.home_server(n) == entry.name]
 
     def servers(self) -> list[Server]:
         """Return the servers that are up."""
@@ -286,7 +295,10 @@ class Cluster:
             await deferLater(self._reactor, entry.next_delay())
             if await self._try_join(entry):
                 entry.redialling = None
-                self.handle(events.ServerBack(entry.name))
+                known = entry.has_joined or entry.name in self.terms.data_digests
+                entry.has_joined = True
+                self.handle(events.ServerBack(entry.name, first=not known))
+                self.on_joined(entry)
                 self.placement.add_server(entry.name)
                 self._returning.append(entry)
                 self._assign_unassigned()
@@ -295,9 +307,7 @@ class Cluster:
     async def _try_join(self, entry: ServerEntry) -> bool:
         try:
             await self.connect_and_open(entry)
-            placement = self.placement
-            here = [n for n in placement.server_of if placement.home_server(n) == entry.name]
-            await self._spawn(entry, here)
+            await self._spawn(entry, self.home_nodes(entry))
             entry.mark_up()
         except CancelledError:
             raise

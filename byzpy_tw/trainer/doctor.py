@@ -134,8 +134,8 @@ class Doctor:
 
     def _make_checks(self, may_open: bool) -> None:
         config, cap = self.config, self.config.max_nodes_per_server
+        moves = config.failover == "on" and not (may_open and self._has_local_data)
         if count := len(config.remote_hosts) or config.local:
-            moves = config.failover == "on"
             self.warnings += placement_notices(config.n, count, config.f, cap, moves)
         addresses = server_addresses(config, self.registry)
         keys = load_trainer_keys(config)
@@ -151,12 +151,17 @@ class Doctor:
             server = RemoteServer(address, self._reactor, beat, keys=keys, transport=transport)
             nodes = [specs[node] for node in assigned.get(str(address), ())]
             # A Byzantine node, where the server has none at first and failover may bring one.
-            may_come = config.failover != "off" and config.num_byz
+            may_come = moves and config.num_byz
             spare = specs[-1] if may_come and all(node.honest for node in nodes) else None
             check = ServerCheck(
                 server, self._handshake, nodes, spare, self.wait, may_open, self._reactor
             )
             self.servers.append(check)
+
+    @property
+    def _has_local_data(self) -> bool:
+        """Tell whether each server has data of its own, so that nodes never move."""
+        return getattr(self.registry.make("partition", self.config.partition), "local", False)
 
     @property
     def _handshake(self) -> Handshake:
@@ -217,7 +222,7 @@ class Doctor:
             )
         if check.opened is None:
             return
-        local = getattr(self.registry.make("partition", self.config.partition), "local", False)
+        local = self._has_local_data
         if self.here is not None:
             mine = self.here.opened
             if local:

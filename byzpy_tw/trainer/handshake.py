@@ -105,9 +105,15 @@ class Handshake:
         """Raise `ServerDiffers` where a server's data or model is not this process's.
 
         `exact` demands the same bits in its trial; with `local` data only the parts that do not
-        depend on the data are compared.
+        depend on the data are compared, and its data with that of the run's begin there.
         """
         config = self.config
+        if local and opened.digest != mine.digest:
+            raise ServerDiffers(
+                f"{name}: its data for {config.dataset!r} is not what this run began with there "
+                f"(digests {opened.digest[:12]} now, {mine.digest[:12]} then); put back the data "
+                "of then at that site, or begin another run"
+            )
         if opened.digest != mine.digest:
             raise ServerDiffers(
                 f"{name} holds other data for {config.dataset!r} than the trainer "

@@ -16,7 +16,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.events import ReplacementsAwaited
+from byzpy_tw.events import ReplacementsAwaited, ServersMissing
 from byzpy_tw.rounds.deadlines import Deadlines
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import clock
@@ -39,6 +39,7 @@ class RoundDriver:
     _deadlines: Deadlines[Server] = field(init=False)
     _attack_input: AttackInput | None = field(default=None, init=False)
     _sent: set[Server] = field(factory=set, init=False)  # that have the parameters
+    _missing_told: bool = field(default=False, init=False)
     _alarm: IDelayedCall | None = field(default=None, init=False)
 
     def begin(self) -> None:
@@ -110,7 +111,18 @@ class RoundDriver:
         )
         self._refuse(refuse_now, why)
         self._refuse(timed_out, f"{why}, for over {self._config.replace_timeout:g} s")
+        self._tell_missing(now)
         self._arm()
+
+    def _tell_missing(self, now: float) -> None:
+        """Tell, once in this round, that it waits for servers of nodes that have none."""
+        seconds, round = self._deadlines.seconds_for_servers(now), self.round
+        if seconds > 0 and not self._missing_told:
+            self._missing_told = True
+            there = self._cluster.placement.server_of
+            absent = sum(there[node] is None for node in round.participants)
+            event = ServersMissing(round.number, absent, round.n, round.f, seconds)
+            self._cluster.handle(event)
 
     def _refuse(self, nodes: Iterable[int], why: str) -> None:
         for node in nodes:

@@ -214,21 +214,24 @@ async def run_prepared(
             servers.restarts = False
         try:
             result = await training.finish(error)
-            if training.status == "interrupted" and training.resumable:
-                views.tell(training.resumable)
         finally:
             draw_report(directory.path, views)
-            views.handle(RunEnded(training.result(error)))
+            ended = training.ended or training.result(error)
+            views.handle(RunEnded(ended))
+            if training.status == "interrupted" and training.has_begun:
+                views.handle(RunFinished(ended, str(directory.path)))
+            if training.status == "interrupted" and training.resumable:
+                views.tell(training.resumable)
             if web is not None:
                 await web.close()
             if servers is not None:
                 await servers.stop()
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
-    ended = cast("ByzpyTwError | None", error)
-    gone = run.is_folder_ours and ended is not None and discard_unbegun(directory.path, ended)
+    failure = cast("ByzpyTwError | None", error)
+    gone = run.is_folder_ours and failure is not None and discard_unbegun(directory.path, failure)
     views.handle(RunFinished(result, "" if gone else str(directory.path)))
-    return RunOutcome(ended, training.resumable, training.leaves_result)
+    return RunOutcome(failure, training.resumable, training.leaves_result)
 
 
 def _log_cause(error: ByzpyTwError) -> None:

@@ -27,6 +27,7 @@ class ServerEntry:
     redials: bool = True
     server: Server | None = field(default=None, init=False)
     up: bool = field(default=False, init=False)
+    has_joined: bool = field(default=False, init=False)  # the run, in this process
     display_name: str = field(default="", init=False)  # with its certificate's name, if any
     data_digest: str = field(default="", init=False)  # when it was first opened
     device: str = field(default="", init=False)  # that it last told

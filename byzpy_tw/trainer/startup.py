@@ -46,6 +46,7 @@ class Startup:
             server = entry.server
             if server is not None and not server.lost:
                 entry.mark_up()
+                entry.has_joined = True
                 cluster.placement.add_server(entry.name)
             elif server is not None:  # it was there, and did not wait for the others
                 lost = ServerUnreachable(f"{entry.name}: {server.lost}")

@@ -31,16 +31,17 @@ from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
-from byzpy_tw.rounds.absences import Absences
+from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.text import clean_value
+from byzpy_tw.text import count_rounds
 from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
@@ -69,6 +70,7 @@ class Training:
     resume_point: ResumePoint = field(factory=new_resume_point)  # the rounds that are done
     process: Mapping[str, Any] = field(factory=dict)  # this one, of `describe_process`
     status: str = field(default="running", init=False)
+    ended: Mapping[str, Any] | None = field(default=None, init=False)  # the result, once it is over
     _summary: RunSummary = field(init=False)
     _started_at: float = field(init=False)
     _cluster: Cluster | None = field(default=None, init=False)  # once `run` is called
@@ -76,9 +78,11 @@ class Training:
     checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _recorded_events: RecordedEvents = field(factory=RecordedEvents, init=False)
-    _absences: Absences = field(factory=Absences, init=False)
+    _absences: Absences = field(init=False)
+    _refusals: FirstRefusals = field(factory=FirstRefusals, init=False)
     _processes: Sequence[Mapping[str, Any]] = field(init=False)  # this one is the last
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
+    _description: Mapping[str, Any] = field(factory=dict, init=False)  # config.json, once begun
     _options_digest: str = field(init=False)  # the configuration's digest, in each record
     _recorded_digest: str = field(init=False)  # the one whose options are on record
 
@@ -91,13 +95,14 @@ class Training:
             self.directory.path, config.checkpoint_interval, keep,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
-        before = begun.state.elapsed if begun.state else 0.0
-        self._started_at = clock.seconds(self._reactor) - before
+        self._started_at = clock.seconds(self._reactor) - begun.seconds
         metrics = described_metrics(begun.description)
         self._summary = summarize(config, begun.records, metrics)
         self._processes = add_process(begun.description, self.process, len(begun.records))
+        self._absences = Absences(config.n, len(config.remote_hosts) or config.local or 1)
         for record in begun.records:
             self._absences.add(record)
+            self._refusals.add(record)
         self._options_digest = config.bits
         self._recorded_digest = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = self._summary.counts.bytes_sent, self._summary.counts.bytes_received
@@ -172,13 +177,9 @@ class Training:
         self._check_attack()
         self.status = "finished"
 
-    @property
-    def _devices(self) -> dict[str, str]:
-        """The devices that nodes of earlier rounds were computed on, by server."""
-        recorded = self.resume_point.description.get("devices")
-        if not isinstance(recorded, dict):
-            return {}
-        return {name: clean_value(device) for name, device in recorded.items()}
+    def _recorded_texts(self, entry: str) -> dict[str, str]:
+        """Return the `entry` of config.json before this process, by server."""
+        return read_texts(self.resume_point.description, entry)
 
     def _check_attack(self) -> None:
         """Raise `AttackFailed` where the attack has not contributed to any round."""
@@ -198,8 +199,9 @@ class Training:
         partition = self.registry.make("partition", config.partition)
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
-            local_data=getattr(partition, "local", False), devices=list(self._devices.values()),
-            attack=prepared.attack,
+            local_data=getattr(partition, "local", False),
+            devices=list(self._recorded_texts("devices").values()), attack=prepared.attack,
+            data_digests=self._recorded_texts("data_digests"),
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self._handle)
 
@@ -222,17 +224,34 @@ class Training:
         digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
-            **prepared.describe(digests),
-            "placement": placement,
-            "devices": {**self._devices, **devices},
+            **prepared.describe({**self._recorded_texts("data_digests"), **digests}),
+            "placement": merge_placement(self.resume_point.description.get("placement"), placement),
+            "devices": {**self._recorded_texts("devices"), **devices},
+            "seconds_before": self.resume_point.seconds,
             "processes": self._processes,
         }
         self._summary.metrics = described_metrics(description)
-        self.directory.write_config(description)
+        self._record_description(description)
+        cluster.on_joined = self._record_server
         if self.resume_point.description:
-            again = "" if self.resume_point.round else ", for there is no checkpoint"
-            self.views.say(f"going on with round {self.resume_point.round + 1}{again}")
+            done, again = self.resume_point.round, "beginning again: there is no checkpoint"
+            self.views.say(f"going on after {count_rounds(done)}" if done else again)
         self.views.handle(RunStarted(description, self.resume_point.records))
+
+    def _record_description(self, description: Mapping[str, Any]) -> None:
+        self._description = description
+        self.directory.write_config(description)
+
+    def _record_server(self, entry: ServerEntry) -> None:
+        """Put on record a server that has joined after the start, its data and its nodes."""
+        assert self._cluster is not None
+        name, nodes = entry.display_name or entry.name, self._cluster.home_nodes(entry)
+        found = add_server(self._description, name, entry.data_digest, entry.device, nodes)
+        if found != self._description:
+            try:
+                self._record_description(found)
+            except CannotRecord as e:
+                self.views.warn(str(e))
 
     async def _finish_round(
         self, number: int, running: Deferred[CompletedRound], prepared: Prepared
@@ -256,7 +275,7 @@ class Training:
         if before is None and failures is not None:
             attack, node = self.config.attack, failures.node
             self.views.handle(AttackCallFailed(number, attack, node, failures.why))
-        for event in (*ran.events, *self._absences.add(record)):
+        for event in (*self._refusals.add(record), *ran.events, *self._absences.add(record)):
             self.views.handle(event)
         self.views.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
@@ -278,7 +297,10 @@ class Training:
         if isinstance(error, Diverged):
             self.status = "diverged"
         elif self.status == "running":
-            early = "paused" if self.has_begun else "failed"
+            # A paused run that cannot be resumed now is paused still.
+            before = self.resume_point.result.get("status")
+            can_go_on = self.has_begun or before in ("paused", "interrupted")
+            early = "paused" if can_go_on else "failed"
             self.status = "interrupted" if error is None else early
         interrupted: CancelledError | None = None
         try:
@@ -296,7 +318,7 @@ class Training:
                 await self._cluster.close()
         finally:  # interrupted once more, or only now: the result stands
             self.checkpoint_scheduler.close()
-            result = self.result(error)
+            result = self.ended = self.result(error)
             self._write_result(result, error)
         self.observers.tell("run_finished", result=result)
         if self.observers.is_used:  # or a pool that is busy would be waited for
@@ -344,10 +366,15 @@ class Training:
     @property
     def resumable(self) -> str:
         """The way to go on with a run that ended early; empty where there is none."""
-        if self.status not in ("paused", "interrupted"):
+        cannot_begin = self.status == "paused" and not self.has_begun
+        if self.status not in ("paused", "interrupted") or cannot_begin:
             return ""
         at = self.checkpoint_scheduler.round
-        what = f"a checkpoint of round {at}" if at else "no checkpoint yet, so from round 0"
+        what = (
+            f"a checkpoint after {count_rounds(at)}"
+            if at
+            else "no checkpoint, so from the first one"
+        )
         return f"to go on ({what}): --resume {self.directory.path}"
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
