@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import traceback
 import urllib.request
 from typing import Any
 
 import pytest
 import torch
+from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -18,7 +21,7 @@ from byzpy_tw.protocol import commands
 from byzpy_tw.server.metrics import MetricsPage, MetricsPort
 from tests.key_files import ClusterKeys
 from tests.server_harness import D, ServerCase
-from tests.support import READY, start_server, stop
+from tests.support import READY, folder, start_server, stop
 from tests.test_tap import parse
 
 parser = pytest.importorskip("prometheus_client.parser")
@@ -119,8 +122,45 @@ class OptionTests(SynchronousTestCase):
         self.assertIn("--metrics 'quux:1'", str(error))
         self.assertIn("write --metrics tcp:8080:interface=127.0.0.1", str(error))
 
+    def test_taken(self) -> None:
+        """It is refused before the process forks: a daemon's parent still has the terminal."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            for text in (f"{port}", f"tcp:{port}:interface=127.0.0.1"):
+                error = self.assertRaises(UsageError, parse, "--metrics", text)
+                self.assertIn(f"CANNOT_LISTEN: --metrics {text}: Address already in use",
+                              str(error))  # fmt: skip
+        parse("--metrics", str(port))
+
+    def test_no_folder(self) -> None:
+        """A socket of Unix needs one, and a cure of its own."""
+        here = folder(self)
+        error = self.assertRaises(UsageError, parse, "--metrics", f"unix:{here}/none/metrics")
+        self.assertIn("No such file or directory: choose another path, in a folder", str(error))
+        parse("--metrics", f"unix:{here}/metrics")
+        self.assertEqual(list(here.iterdir()), [])
+
 
 class PortTests(SynchronousTestCase):
+    def test_ends_a_daemon(self) -> None:
+        """What cannot be served is an `Exception` to twistd, which tells the waiting parent."""
+
+        class Taken(MemoryReactorClock):
+            def listenTCP(self, port: int, *arguments: Any, **more: Any) -> Any:
+                raise CannotListenError("", port, OSError(98, "in use"))
+
+        server: Any = None
+        told: list[str] = []
+        with self.assertRaises(SystemExit) as caught:
+            try:
+                MetricsPort(server, "9100", Taken()).startService()
+            except Exception as e:
+                told += traceback.format_exception_only(e)
+                raise
+        self.assertEqual(caught.exception.code, 1)
+        why = "CANNOT_LISTEN: --metrics 9100: in use: choose another port, or 0 for any"
+        self.assertEqual(told, [f"CannotStart: {why}\n"])
+
     def test_a_bug(self) -> None:
         """One that keeps the port from listening is logged, and the server serves on."""
 
@@ -148,6 +188,6 @@ class ProcessTests(TestCase):
         taken = url.removesuffix("/metrics").rpartition(":")[2]
         second = start_server(self, "--metrics", taken)
         self.assertEqual(second.wait(), 1)
-        self.assertIn(f"cannot serve: CANNOT_LISTEN: --metrics {taken}: ", second.output)
+        self.assertIn(f"byzpy-server: CANNOT_LISTEN: --metrics {taken}: ", second.output)
         self.assertNotIn("Traceback", second.output)
         stop(server)

@@ -50,6 +50,7 @@ from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.counts import ServerCounts
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
+from byzpy_tw.server.parent import CannotStart
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -146,8 +147,9 @@ class ByzpyServer(Service):
         except (ByzpyTwError, CannotListenError, OSError) as e:
             if not self.process:
                 raise
-            self.log.critical("{line}", line=f"cannot serve: {clean(format_error(e), 1000)}")
-            raise SystemExit(1) from None
+            why = clean(format_error(e), 1000)
+            self.log.critical("{line}", line=f"cannot serve: {why}")
+            raise CannotStart(why) from None
 
     def _open(self) -> None:
         self._tls = tls = None if self.keys is None else MutualTLS(self.keys)
