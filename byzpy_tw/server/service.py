@@ -58,6 +58,7 @@ from byzpy_tw.text import clean
 from byzpy_tw.transports import Listener, ServerAddress
 from byzpy_tw.transports.table import check_keys, is_built_in, listening_address
 from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.host import NodeHost
@@ -377,7 +378,7 @@ class ByzpyServer(Service):
         root, limits = Path(self.config.data_root), self.limits
         data = self._datasets.get(spec.dataset)
         if data is None:
-            data = self._registry.make("dataset", spec.dataset, root=root)
+            data = make_dataset(self._registry, spec.dataset, spec.partition, root)
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal each label out to each shard, or each example by itself.
