@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.errors import ServerBusy
+from byzpy_tw.errors import ServerBusy, UnknownRun
 from byzpy_tw.output.exposition import Histogram
 from byzpy_tw.output.web_server import LimitedConnections
 from byzpy_tw.protocol import commands
@@ -59,7 +59,7 @@ class FiguresTests(ServerCase):
     def test_a_run(self) -> None:
         """Gauges show open runs; counters show the work done, before and after a run's
         end."""
-        self.assertFigures(runs=0, nodes=0, connections=0, rounds_total=0, vectors_total=0)
+        self.assertFigures(runs=0, nodes=0, open_connections=0, rounds_total=0, vectors_total=0)
         trainer, stream = self.running()
         for round in range(2):
             stream.parameters(round, torch.zeros(D))
@@ -67,7 +67,7 @@ class FiguresTests(ServerCase):
         hosted = self.server.nodes
         done = {"rounds_total": 2, "vectors_total": 4, "runs_opened_total": 1,
                 "gradients_seconds_count": 2, "connections_total": 2}  # fmt: skip
-        self.assertFigures(runs=1, nodes=hosted, connections=2, **done)
+        self.assertFigures(runs=1, nodes=hosted, open_connections=2, **done)
         before = self.figures()
         trainer.ask(commands.CloseRun, run="r")
         self.assertFigures(runs=0, nodes=0, **done)
@@ -85,6 +85,14 @@ class FiguresTests(ServerCase):
         for _ in range(2):
             self.assertRaises(ServerBusy, self.trainer().open_run)
         self.assertEqual(self.figures()["byzpy_server_refusals_total", ServerBusy.code], 2)
+
+    def test_a_run_that_is_over(self) -> None:
+        """Commands that were on their way when their run ended are no refusals."""
+        trainer, _ = self.running()
+        trainer.ask(commands.CloseRun, run="r")
+        for name in ("r", "other"):
+            self.assertRaises(UnknownRun, trainer.ask, commands.CloseRun, run=name)
+        self.assertEqual(self.figures()["byzpy_server_refusals_total", UnknownRun.code], 1)
 
     def test_the_end_of_its_certificate(self) -> None:
         """For an alert before it expires."""

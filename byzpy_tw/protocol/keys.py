@@ -58,7 +58,8 @@ def name_of(certificate: x509.Certificate) -> str:
 
 def serial_of(certificate: x509.Certificate) -> str:
     """Return the serial number of `certificate` in hex, as ``openssl x509 -serial`` shows it."""
-    return f"{certificate.serial_number:X}"
+    digits = f"{certificate.serial_number:X}"
+    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 @frozen(eq=False)

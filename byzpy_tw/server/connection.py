@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
+from twisted.logger import LogLevel
+from twisted.protocols.amp import AmpBox
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
@@ -27,6 +30,7 @@ PROTECTED_MODE = (
     "start it with --insecure if every host on its network may use it, "
     "or run the trainer on the same machine"
 )
+STOPPED = "this server was stopped"
 _NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"  # a fatal TLS alert, "access denied"
 
 
@@ -53,14 +57,16 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         name = f" ({clean(self.certificate.name, 64)})" if self.certificate else ""
         return super().peer_text + name
 
-    def log_event(self, sentence: str, event: str, **fields: Any) -> None:
+    def log_event(
+        self, sentence: str, event: str, level: LogLevel = LogLevel.info, **fields: Any
+    ) -> None:
         """Log an event of this peer's, which the line names by its address and certificate."""
         shown = self.certificate
         who = {"trainer": shown.name, "serial": shown.serial} if shown else {}
         line = event_line(
             f"{self.peer_text}: {sentence}", event, peer=super().peer_text, **who, **fields
         )
-        self.log.info("{line}", line=line)
+        self.log.emit(level, "{line}", line=line)
 
     def callLater(self, period: float, work: Callable[[], None]) -> IDelayedCall:
         """Set the timer of `TimeoutMixin`."""
@@ -115,7 +121,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
             self.setTimeout(self.server.limits.linger_seconds)
         super().hang_up(why, close=close)
 
-    def refused(self, code: str) -> None:
+    def refused(self, box: AmpBox, code: str, why: str) -> None:
         self.server.counts.refusals[code] += 1
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -126,6 +132,16 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
             self.server.counts.hung_up += 1
         self.server.forget(self)
         super().connectionLost(reason)
+
+    def describe_end(self, reason: Failure) -> str:
+        """Return why the connection ended, as far as this end can know."""
+        if self.hang_up_reason:
+            return self.hang_up_reason
+        if self.server.stopping:
+            return STOPPED
+        if reason.check(ConnectionDone):
+            return "the trainer hung up"
+        return "the trainer's connection broke, or it hung up at once"
 
     def check_authorized(self) -> None:
         """Raise `NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""

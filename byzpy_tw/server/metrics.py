@@ -35,7 +35,7 @@ def families(server: ByzpyServer) -> Iterator[Any]:
     for name, help, value in (
         ("runs", "Runs open now, or being opened.", server.runs),
         ("nodes", "Nodes hosted now.", server.nodes),
-        ("connections", "Connections now.", server.connections),
+        ("open_connections", "Connections now.", server.connections),
     ):
         yield GaugeMetricFamily(f"byzpy_server_{name}", help, value=value)
     if server.keys is not None:

@@ -97,6 +97,7 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: Listener | None = field(default=None, init=False)
+    stopping: bool = field(default=False, init=False)
     _tls: MutualTLS | None = field(default=None, init=False)
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _leaving: set[ServerConnection] = field(factory=set, init=False)  # whose trainers know
@@ -193,6 +194,11 @@ class ByzpyServer(Service):
                 f"{keys.path} has another CA than before: trainers of the old cluster are refused "
                 "from now on",
             )
+        if keys.name != self.keys.name:
+            warnings += (
+                f"{keys.path} has the keys of server {keys.name!r}, and before it had those of "
+                f"{self.keys.name!r}: is it another server's file?",
+            )
         self.keys = keys
         for warning in warnings:
             self.log.warn("{line}", line=warning)
@@ -214,12 +220,16 @@ class ByzpyServer(Service):
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
+        root = self.config.data_root
+        if not os.path.isdir(root):
+            self.log.warn("--data-root: there is no folder {root}, so only datasets without files "
+                          "and downloads can be read", root=root)  # fmt: skip
         pid, address = os.getpid(), str(self.address)
         line = event_line(
             f"byzpy-server {pid} listening on {address}, byzpy_tw {byzpy_tw.__version__}, "
             f"{self.threads} threads, {mode}",
             "server-started", version=byzpy_tw.__version__, pid=pid, address=address,
-            threads=self.threads, device=self.config.device, **self._shown_keys,
+            threads=self.threads, device=self.config.device, data_root=root, **self._shown_keys,
         )  # fmt: skip
         self.log.info("{line}", line=line)
 
@@ -229,12 +239,11 @@ class ByzpyServer(Service):
 
     async def _stop(self) -> None:
         if self.listening is not None:
-            listener, self.listening = self.listening, None
+            listener, self.listening, self.stopping = self.listening, None, True
             reactor_thread.release()
             await maybeDeferred(listener.stop)
             await self._take_leave()
             for session in list(self._sessions):
-                session.hang_up_reason = "the server stops"
                 session.abort()
             self.log_limiter.stop()
             if self._trim_call is not None and self._trim_call.active():
@@ -242,6 +251,9 @@ class ByzpyServer(Service):
             # It joins threads, so it may not run in the reactor's.
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(self.reactor, threads, self.pool.shutdown, cancel_futures=True)
+            pid = os.getpid()
+            line = event_line(f"byzpy-server {pid} stopped", "server-stopped", pid=pid)
+            self.log.info("{line}", line=line)
 
     async def _take_leave(self) -> None:
         """Tell the trainers that this server stops, and give them a moment to hang up."""
