@@ -62,6 +62,17 @@ def serial_of(certificate: x509.Certificate) -> str:
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
+def expiry_warning(until: datetime.datetime, now: datetime.datetime | None = None) -> str:
+    """Return a warning such as "expires today; ..."; empty where 30 days or more are left."""
+    now = now or datetime.datetime.now(datetime.UTC)
+    days = (until - now).days
+    if days >= 30:
+        return ""
+    today = until.date() <= now.date()
+    when = "today" if today else f"in {days} days" if days > 1 else "tomorrow"
+    return f"expires {when}; {RENEW_HINT}"
+
+
 @frozen(eq=False)
 class Keys:
     """The certificate that one end of a connection shows, and the CA that it accepts."""
@@ -118,9 +129,8 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
                 f"{path}: its {what} is not valid before {one.not_valid_before_utc:{_MINUTE}}, "
                 f"and here it is {now:{_MINUTE}}; is this machine's clock right?"
             )
-    left = (certificate.not_valid_after_utc - now).days
-    if left < 30:
-        warnings += (f"{path}: its certificate expires in {left} days; {RENEW_HINT}",)
+    if soon := expiry_warning(certificate.not_valid_after_utc, now):
+        warnings += (f"{path}: its certificate {soon}",)
     return Keys(path, role, key, certificate, ca, warnings)
 
 

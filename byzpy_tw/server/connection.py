@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import LogLevel
@@ -30,7 +29,6 @@ PROTECTED_MODE = (
     "start it with --insecure if every host on its network may use it, "
     "or run the trainer on the same machine"
 )
-STOPPED = "this server was stopped"
 _NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"  # a fatal TLS alert, "access denied"
 
 
@@ -132,16 +130,6 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
             self.server.counts.hung_up += 1
         self.server.forget(self)
         super().connectionLost(reason)
-
-    def describe_end(self, reason: Failure) -> str:
-        """Return why the connection ended, as far as this end can know."""
-        if self.hang_up_reason:
-            return self.hang_up_reason
-        if self.server.stopping:
-            return STOPPED
-        if reason.check(ConnectionDone):
-            return "the trainer hung up"
-        return "the trainer's connection broke, or it hung up at once"
 
     def check_authorized(self) -> None:
         """Raise `NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""

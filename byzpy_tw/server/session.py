@@ -68,12 +68,26 @@ class Session(ServerConnection):
     # -- the connection
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end_reason = why = self.describe_end(reason)
+        self._end_reason = why = self._describe_end()
         for name in list(self.runs):
             self._close(name, why)
         if self.said_hello:
             self.log_event(f"gone: {why}", "trainer-gone", why=why)
         super().connectionLost(reason)
+
+    def _describe_end(self) -> str:
+        """Return why the connection ended, as far as this end can know.
+
+        A trainer aborts its connections when it is done, and the system of one that is killed
+        closes them in order: so what TCP says tells nothing.
+        """
+        if self.hang_up_reason:
+            return self.hang_up_reason
+        if self.server.stopping:
+            return "this server was stopped"
+        if self._ended_runs and not self.runs:
+            return "the trainer hung up"
+        return "the trainer's connection broke, or it hung up at once"
 
     def leave(self) -> bool:
         is_stream = self.innerProtocol is not None  # of a trainer that said Hello before
