@@ -141,6 +141,22 @@ def reload_keys(keys: Keys) -> Keys:
     return load_keys(keys.path, keys.role)
 
 
+def changes_of(old: Keys, new: Keys) -> list[str]:
+    """Return warnings where the file of `old` has keys of another cluster or server now."""
+    warnings = []
+    if new.ca != old.ca:
+        warnings.append(
+            f"{new.path} has another CA than before: trainers of the old cluster are refused "
+            "from now on"
+        )
+    if new.name != old.name:
+        warnings.append(
+            f"{new.path} has the keys of server {new.name!r}, and before it had those of "
+            f"{old.name!r}: is it another server's file?"
+        )
+    return warnings
+
+
 def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
     try:
         with open(path, "rb") as file:

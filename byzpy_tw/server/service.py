@@ -42,7 +42,7 @@ from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.log_tail import event_line
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.keys import Keys, reload_keys
+from byzpy_tw.protocol.keys import Keys, changes_of, reload_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
@@ -188,17 +188,7 @@ class ByzpyServer(Service):
                               f"{self.keys.until}", "keys-kept", **self._shown_keys)  # fmt: skip
             self.log.warn("{line}", line=line)
             return
-        warnings = keys.warnings
-        if keys.ca != self.keys.ca:
-            warnings += (
-                f"{keys.path} has another CA than before: trainers of the old cluster are refused "
-                "from now on",
-            )
-        if keys.name != self.keys.name:
-            warnings += (
-                f"{keys.path} has the keys of server {keys.name!r}, and before it had those of "
-                f"{self.keys.name!r}: is it another server's file?",
-            )
+        warnings = (*keys.warnings, *changes_of(self.keys, keys))
         self.keys = keys
         for warning in warnings:
             self.log.warn("{line}", line=warning)
@@ -222,8 +212,8 @@ class ByzpyServer(Service):
                 self.log.warn("{line}", line=line)
         root = self.config.data_root
         if not os.path.isdir(root):
-            self.log.warn("--data-root: there is no folder {root}, so only datasets without files "
-                          "and downloads can be read", root=root)  # fmt: skip
+            self.log.warn("there is no folder {root} (--data-root): files of data will be missing",
+                          root=root)  # fmt: skip
         pid, address = os.getpid(), str(self.address)
         line = event_line(
             f"byzpy-server {pid} listening on {address}, byzpy_tw {byzpy_tw.__version__}, "
