@@ -117,7 +117,7 @@ def _cannot_listen(option: str, text: str, error: Exception) -> CannotListen:
     if isinstance(error, CannotListenError):
         why = getattr(error.socketError, "strerror", None) or error
         cure = "another port, or 0 for any"
-        if text.startswith("unix:"):
+        if error.interface is None:  # a socket of Unix
             cure = "another path, in a folder that is there and that this user may write to"
         return CannotListen(f"{option} {text}: {why}: choose {cure}")
     return CannotListen(f"{option} {text}: {error}")  # port 70000, say
