@@ -121,9 +121,11 @@ class BadAddress(ConfigError, code="BAD_ADDRESS"):
 class CannotListen(ConfigError, code="CANNOT_LISTEN"):
     """A server cannot listen where it was told to.
 
-    Another server has it, the address is another machine's, or ports below 1024 need privileges.
+    Something else has it, the address is another machine's, ports below 1024 need privileges, or
+    a socket's folder is missing. A server then ends with twistd's exit code, 1, and not with 2.
 
-    What to do: another ``--port`` (0: any free one) or ``--host``, or stop what ``ss -ltnp`` shows.
+    What to do: another ``--port`` (0: any free one), ``--host``, ``--metrics`` or ``--web``, or
+    stop what ``ss -ltnp`` shows.
     """
 
 

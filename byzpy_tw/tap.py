@@ -140,12 +140,10 @@ def _check_metrics(endpoint: str | None) -> None:
     """Raise `ConfigError` where ``--metrics`` cannot be served."""
     if endpoint is None:
         return
-    from twisted.internet import reactor
-
     from byzpy_tw.output.exposition import EXTRA
-    from byzpy_tw.output.web_server import parse_endpoint
+    from byzpy_tw.output.web_server import check_free
 
-    parse_endpoint(endpoint, reactor, "--metrics")
+    check_free(endpoint, "--metrics")
     if find_spec("prometheus_client") is None:
         raise ConfigError(f"--metrics: {EXTRA}")
 

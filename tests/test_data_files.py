@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ from tests.data_files import (
 )
 from tests.support import PATIENCE
 from tests.test_datasets import tiny
+from tests.test_docs import BLOCK, DOCS
 
 
 class ReadTests(FilesTestCase):
@@ -106,6 +108,16 @@ class ReadTests(FilesTestCase):
         self.told(f"{made / 'test.pt'} is an HTML page", f"missing: {TRAIN_X}, {TRAIN_Y}")
         write_idx(varied(), self.root)
         self.assert_read()
+
+    def test_of_a_site_s_own(self) -> None:
+        """The lines of docs/how-to/three-hospitals.md write files that are read."""
+        text = (DOCS / "how-to" / "three-hospitals.md").read_text(encoding="utf-8")
+        [code] = [block for language, block in BLOCK.findall(text) if language == "python"]
+        made: dict[str, Any] = {}
+        exec(code.replace("/srv/data", str(self.root)), made)  # documentation of ours
+        data = mnist(root=self.root)
+        self.assertEqual((len(data.train), len(data.test)), (400, 100))
+        self.assertTrue(torch.equal(data.train.x, made["images"][:400]))
 
 
 class ColourTests(FilesTestCase):

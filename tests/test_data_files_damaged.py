@@ -20,6 +20,8 @@ from byzpy_tw.datasets import (
     write_idx,
 )
 from byzpy_tw.errors import DatasetUnavailable, UnsuitableData
+from byzpy_tw.plugins import load
+from byzpy_tw.workers.data import make_dataset
 from tests.data_files import (
     NAMES,
     TEST_X,
@@ -218,6 +220,24 @@ class MissingTests(FilesTestCase):
         self.root = there / "a" / "b"
         self.told(*NAMES, "download failed")
         self.assertEqual(os.listdir(there), [])
+
+    def test_a_site_of_its_own(self) -> None:
+        """With --partition local nothing is downloaded: public examples are not the site's."""
+        self.patch(download, "fetch", lambda source, root: self.fail("a download"))
+        (self.raw / TEST_X).unlink()
+        before = sorted(self.root.rglob("*"))
+        for name, files in (("mnist", [TEST_X]), ("fashion-mnist", NAMES)):
+            with self.assertRaises(DatasetUnavailable) as caught:
+                make_dataset(load(), name, "local", self.root)
+            text = str(caught.exception)
+            for word in (*files, "not downloaded: with --partition local each place trains on its "
+                         "own files", str(self.root), "put what is missing there"):  # fmt: skip
+                self.assertIn(word, text)
+            self.assertNotIn("mnist5k", text)
+        self.assertEqual(sorted(self.root.rglob("*")), before)
+        write_idx(varied(), self.root)
+        self.assertEqual(make_dataset(load(), "mnist", "local", self.root).digest(),
+                         varied().digest())  # fmt: skip
 
     def test_only_what_is_missing(self) -> None:
         """A download fills in what is missing and touches nothing else."""

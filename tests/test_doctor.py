@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -177,6 +178,10 @@ class ServersTests(DoctorCase):
         )
         text = "\n".join(lines(doctor))
         self.assertEqual(text.count(": ok; "), 2)
+        self.assertEqual(len(re.findall(r"keys good until \d{4}-\d\d-\d\d", text)), 3)
+        self.assertEqual(
+            text.count("its certificate expires in 29 days; make a new one"), 5
+        )  # its own, four servers
         self.assertEqual(text.count("FAIL"), 5)
         [line] = [line for line in text.splitlines() if other in line and ": FAIL" in line]
         self.assertIn("plugins byzpy-tw ", line)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -15,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadKeys
 from byzpy_tw.protocol.keygen import new_authority, new_keys
-from byzpy_tw.protocol.keys import SERVER, TRAINER, load_keys
+from byzpy_tw.protocol.keys import SERVER, TRAINER, expiry_warning, load_keys, serial_of
 from tests.support import as_another_user, folder
 
 NOW = datetime.now(UTC)
@@ -56,6 +58,12 @@ class LoadTests(SynchronousTestCase):
             self.write(b"".join(parts(self.good)[i] for i in order))
             keys = load_keys(self.path, SERVER)
             self.assertEqual((keys.name, keys.role, keys.warnings), ("a", SERVER, ()))
+
+    def test_serial(self) -> None:
+        """It has two digits for each byte, as OpenSSL shows it."""
+        for number, shown in ((0xA, "0A"), (0xABC, "0ABC"), (0xAB, "AB")):
+            certificate: Any = SimpleNamespace(serial_number=number)
+            self.assertEqual(serial_of(certificate), shown)
 
     def test_missing_and_unreadable(self) -> None:
         """It says which file, and how to make one."""
@@ -141,3 +149,16 @@ class LoadTests(SynchronousTestCase):
         self.assertIn("read by others (mode 0644)", open_to_all)
         self.assertIn(f"chmod 600 {self.path}", open_to_all)
         self.assertIn("expires in 19 days", soon)
+
+    def test_expiry(self) -> None:
+        """Dates count where a day is not full."""
+        now = datetime(2026, 5, 1, 22, tzinfo=UTC)
+        for left, shown in (
+            (timedelta(hours=1), "expires today; "),
+            (timedelta(hours=3), "expires tomorrow; "),
+            (timedelta(days=2), "expires in 2 days; "),
+            (timedelta(days=29, hours=23), "expires in 29 days; "),
+            (timedelta(days=30), ""),
+        ):
+            warning = expiry_warning(now + left, now)
+            self.assertTrue(warning.startswith(shown) and bool(warning) == bool(shown), warning)

@@ -371,7 +371,7 @@ class HandshakeTests(ServerCase):
             self.dial("10.0.0.66").session.hang_up("go")
         said = [formatEvent(event) for event in events]
         self.assertEqual(len(said), MAX_LINES + 2, said[-3:])
-        self.assertIn("100 more lines on connections that were refused", said[-2])
+        self.assertIn("100 more lines on what was refused", said[-2])
         self.assertIn("hanging up: go", said[-1])
         # Of one that is known everything is said.
         self.server.keys = None

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 
+import attrs
 import torch
+from twisted.internet.error import ConnectionLost
 from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols import amp
+from twisted.python.failure import Failure
 
+from byzpy_tw.errors import DatasetUnavailable
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.mtls import Peer
 from byzpy_tw.server.log import open_log
@@ -92,8 +97,40 @@ class RunTests(ServerCase):
         """The line says that nobody closed it."""
         trainer, _ = self.running()
         found = events_of(trainer.leave)["run-closed"]
-        self.assertIn("its trainer is gone", found["why"])
+        self.assertIn("the trainer's connection broke", found["why"])
         self.assertEqual(found["rounds"], "0")
+
+    def test_ends(self) -> None:
+        """The trainer's line is the last one, and both say why, as far as is known."""
+        for stopping, why in (
+            (False, "the trainer's connection broke, or it hung up at once"),
+            (True, "this server was stopped"),
+        ):
+            trainer, _ = self.running()
+            self.server.stopping = stopping
+            found = events_of(partial(trainer.session.connectionLost, Failure(ConnectionLost())))
+            self.assertEqual(list(found), ["run-closed", "trainer-gone"])
+            self.assertEqual({tail["why"] for tail in found.values()}, {why})
+
+    def test_ends_in_order(self) -> None:
+        """A trainer that has closed its runs just hangs up, though TCP calls it an abort."""
+        trainer, _ = self.running()
+        trainer.ask(commands.CloseRun, run="r")
+        lost = partial(trainer.session.connectionLost, Failure(ConnectionLost()))
+        self.assertEqual(events_of(lost)["trainer-gone"]["why"], "the trainer hung up")
+
+    def test_refused(self) -> None:
+        """Once for a run and an error, with what the site must mend; its trainer asks again."""
+        spec = attrs.evolve(SPEC, dataset="mnist", partition="local")
+
+        def ask() -> None:
+            self.assertRaises(DatasetUnavailable, self.trainer().open_run, "r", spec)
+
+        found = events_of(ask)["refused"]
+        self.assertTrue(found.pop("peer").startswith("127.0.0.1:"))
+        self.assertEqual((found["run"], found["code"]), ("r", "DATASET_UNAVAILABLE"))
+        self.assertIn("/nonexistent/MNIST/raw/: missing: train-images-idx3-ubyte", found["why"])
+        self.assertNotIn("refused", events_of(ask))
 
 
 class ForgeryTests(ServerCase):

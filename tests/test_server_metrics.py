@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import socket
+import traceback
 import urllib.request
 from typing import Any
 
 import pytest
 import torch
+from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.errors import ServerBusy
+from byzpy_tw.errors import ServerBusy, UnknownRun
 from byzpy_tw.output.exposition import Histogram
 from byzpy_tw.output.web_server import LimitedConnections
 from byzpy_tw.protocol import commands
 from byzpy_tw.server.metrics import MetricsPage, MetricsPort
 from tests.key_files import ClusterKeys
 from tests.server_harness import D, ServerCase
-from tests.support import READY, start_server, stop
+from tests.support import READY, folder, start_server, stop
 from tests.test_tap import parse
 
 parser = pytest.importorskip("prometheus_client.parser")
@@ -56,7 +59,7 @@ class FiguresTests(ServerCase):
     def test_a_run(self) -> None:
         """Gauges show open runs; counters show the work done, before and after a run's
         end."""
-        self.assertFigures(runs=0, nodes=0, connections=0, rounds_total=0, vectors_total=0)
+        self.assertFigures(runs=0, nodes=0, open_connections=0, rounds_total=0, vectors_total=0)
         trainer, stream = self.running()
         for round in range(2):
             stream.parameters(round, torch.zeros(D))
@@ -64,7 +67,7 @@ class FiguresTests(ServerCase):
         hosted = self.server.nodes
         done = {"rounds_total": 2, "vectors_total": 4, "runs_opened_total": 1,
                 "gradients_seconds_count": 2, "connections_total": 2}  # fmt: skip
-        self.assertFigures(runs=1, nodes=hosted, connections=2, **done)
+        self.assertFigures(runs=1, nodes=hosted, open_connections=2, **done)
         before = self.figures()
         trainer.ask(commands.CloseRun, run="r")
         self.assertFigures(runs=0, nodes=0, **done)
@@ -82,6 +85,14 @@ class FiguresTests(ServerCase):
         for _ in range(2):
             self.assertRaises(ServerBusy, self.trainer().open_run)
         self.assertEqual(self.figures()["byzpy_server_refusals_total", ServerBusy.code], 2)
+
+    def test_a_run_that_is_over(self) -> None:
+        """Commands that were on their way when their run ended are no refusals."""
+        trainer, _ = self.running()
+        trainer.ask(commands.CloseRun, run="r")
+        for name in ("r", "other"):
+            self.assertRaises(UnknownRun, trainer.ask, commands.CloseRun, run=name)
+        self.assertEqual(self.figures()["byzpy_server_refusals_total", UnknownRun.code], 1)
 
     def test_the_end_of_its_certificate(self) -> None:
         """For an alert before it expires."""
@@ -119,8 +130,45 @@ class OptionTests(SynchronousTestCase):
         self.assertIn("--metrics 'quux:1'", str(error))
         self.assertIn("write --metrics tcp:8080:interface=127.0.0.1", str(error))
 
+    def test_taken(self) -> None:
+        """It is refused before the process forks: a daemon's parent still has the terminal."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            for text in (f"{port}", f"tcp:{port}:interface=127.0.0.1"):
+                error = self.assertRaises(UsageError, parse, "--metrics", text)
+                self.assertIn(f"CANNOT_LISTEN: --metrics {text}: Address already in use",
+                              str(error))  # fmt: skip
+        parse("--metrics", str(port))
+
+    def test_no_folder(self) -> None:
+        """A socket of Unix needs one, and a cure of its own."""
+        here = folder(self)
+        error = self.assertRaises(UsageError, parse, "--metrics", f"unix:{here}/none/metrics")
+        self.assertIn("No such file or directory: choose another path, in a folder", str(error))
+        parse("--metrics", f"unix:{here}/metrics")
+        self.assertEqual(list(here.iterdir()), [])
+
 
 class PortTests(SynchronousTestCase):
+    def test_ends_a_daemon(self) -> None:
+        """What cannot be served is an `Exception` to twistd, which tells the waiting parent."""
+
+        class Taken(MemoryReactorClock):
+            def listenTCP(self, port: int, *arguments: Any, **more: Any) -> Any:
+                raise CannotListenError("", port, OSError(98, "in use"))
+
+        server: Any = None
+        told: list[str] = []
+        with self.assertRaises(SystemExit) as caught:
+            try:
+                MetricsPort(server, "9100", Taken()).startService()
+            except Exception as e:
+                told += traceback.format_exception_only(e)
+                raise
+        self.assertEqual(caught.exception.code, 1)
+        why = "CANNOT_LISTEN: --metrics 9100: in use: choose another port, or 0 for any"
+        self.assertEqual(told, [f"CannotStart: {why}\n"])
+
     def test_a_bug(self) -> None:
         """One that keeps the port from listening is logged, and the server serves on."""
 
@@ -148,6 +196,6 @@ class ProcessTests(TestCase):
         taken = url.removesuffix("/metrics").rpartition(":")[2]
         second = start_server(self, "--metrics", taken)
         self.assertEqual(second.wait(), 1)
-        self.assertIn(f"cannot serve: CANNOT_LISTEN: --metrics {taken}: ", second.output)
+        self.assertIn(f"byzpy-server: CANNOT_LISTEN: --metrics {taken}: ", second.output)
         self.assertNotIn("Traceback", second.output)
         stop(server)

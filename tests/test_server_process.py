@@ -96,6 +96,23 @@ class StartingTests(TestCase):
         self.assertTrue(gone(pid, 30))
         self.assertFalse(pidfile.exists())
 
+    def test_a_daemon_that_cannot_serve(self) -> None:
+        """It ends with one line on the terminal, and leaves no pidfile."""
+        here = folder(self)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            for metrics in (f"tcp:{port}:interface=127.0.0.1", f"unix:{here}/none/metrics"):
+                started = Process.start(
+                    self,
+                    [*TWISTD, f"--pidfile={here}/pid", f"--logfile={here}/log", "byzpy-server"]
+                    + ["--host", "127.0.0.1", "--port", "0", "--metrics", metrics],
+                    cwd=here,
+                )
+                self.assertEqual(started.wait(), 1, started.output)
+                [line] = started.output.splitlines()
+                self.assertIn(f"byzpy-server: CANNOT_LISTEN: --metrics {metrics}: ", line)
+        self.assertFalse((here / "pid").exists())
+
     def test_stops_soon_while_it_works(self) -> None:
         """SIGTERM in the middle of a run ends the server after the work in hand;
         the trainer says that no other has its nodes, and exits with 3."""

@@ -11,7 +11,11 @@ import ssl
 from pathlib import Path
 
 import pytest
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory
 from twisted.logger import FileLogObserver, Logger, LogPublisher, capturedLogs, formatEvent
+from twisted.logger import globalLogPublisher as observers
+from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.config.server import ServerConfig
@@ -64,6 +68,22 @@ class LogFileTests(SynchronousTestCase):
         log.info("{text}", text="\x1b[2J\x00 \udc80 ü")
         self.assertIn("\\x1b[2J\\x00 \\udc80 ü\n", self.path.read_text())
 
+    def test_ports(self) -> None:
+        """Twisted's lines on them are left out: the server's own have the address."""
+        opened = open_log({"syslog": False, "logger": None, "nodaemon": False,
+                           "logfile": str(self.path)})  # fmt: skip
+        assert opened is not None and opened[1] is not None
+        self.addCleanup(opened[1].close)
+        observers.addObserver(opened[0])
+        self.addCleanup(observers.removeObserver, opened[0])
+        factory = Factory()
+        factory.noisy = False
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port.connectionLost(None)
+        log.msg("it is starting on time")
+        lines = self.path.read_text().splitlines()
+        self.assertEqual(len(lines), 1, lines)
+
 
 class KeysTests(SynchronousTestCase):
     def setUp(self) -> None:
@@ -91,6 +111,15 @@ class KeysTests(SynchronousTestCase):
         self.assertRegex(line or "", f"event=keys-read keys=alpha serial={serial} until=")
         self.assertEqual(self.server.keys, self.tls.keys)
         self.assertIsNot(self.tls.serverConnectionForTLS(None).get_context(), before)
+
+    def test_of_another_name(self) -> None:
+        """They are used, and a warning has both names: it may be another server's file."""
+        self.write(self.cluster.pem(SERVER, "beta"))
+        *_, warning, line = self.reload()
+        self.assertIn(
+            "the keys of server 'beta', and before it had those of 'alpha'", warning or ""
+        )
+        self.assertIn("event=keys-read keys=beta", line or "")
 
     def test_bad_ones(self) -> None:
         """The old ones stay in use, and one line says why."""
@@ -125,7 +154,7 @@ class KeysTests(SynchronousTestCase):
     def test_another_cluster(self) -> None:
         """Keys of another CA are used, with a warning: trainers of the old one are shut out."""
         self.write(ClusterKeys().pem(SERVER, "alpha", days=60))
-        warning, line = self.reload()
+        *_, warning, line = self.reload()
         self.assertIn("another CA than before", warning or "")
         self.assertIn("event=keys-read", line or "")
 
@@ -191,7 +220,7 @@ class DaemonTests(TestCase):
             with context.wrap_socket(plain) as secured:
                 shown = secured.getpeercert()
         assert shown is not None
-        return str(shown["serialNumber"]).lstrip("0")
+        return str(shown["serialNumber"])  # as OpenSSL shows it
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ USES = {
     "output.event_log _sentence partition": CODE + "the first line of a class's docstring",
     "output.event_log _snake_case re.sub": CODE + "the name of a class of events",
     "output.web Root.answer partition": CODE + "the content type of prometheus_client",
+    "server.log re.compile": SHOWN + "Twisted's own lines on a port, which have no field for it",
     "server.metrics MetricsPage.answer partition": CODE + "the content type of prometheus_client",
     "output.web_server WebServer.listen startswith": OPTION + "the endpoint of --web or --metrics",
     "output.web_server _names_loopback partition": PEER + "host and port of a Host header",

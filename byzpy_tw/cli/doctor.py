@@ -130,6 +130,8 @@ def _environment_lines(doctor: Doctor) -> Iterator[str]:
     device = f"device {found['device']}" + f" (--device cuda: {found['cuda']})" * bool(unused)
     machine = f", {found['instructions']}" if "instructions" in found else ""
     yield f"  {found['threads']} threads on {found['cores']} cores, {device}{machine}"
+    if found["keys_until"] is not None:
+        yield f"  keys good until {found['keys_until']}"
     if "dimension" in found:
         train_, test = found["examples"]
         least, most = found["shards"]
@@ -159,6 +161,8 @@ def _server_line(server: ServerCheck) -> str:
         parts.append(f"a gradient in {1000 * server.gradient:.3g} ms")
     if server.clock_ahead is not None:
         parts.append(f"clock {server.clock_ahead:+.1f} s")
+    if server.until is not None:
+        parts.append(f"keys good until {server.until:%Y-%m-%d}")
     if (there := server.environment) is not None:
         plugins = list(there.plugins.items())[:10]
         parts.append(f"{there.threads} threads, {there.device}, torch {there.torch}")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
@@ -32,6 +33,24 @@ socket.setdefaulttimeout({SOCKET_TIMEOUT})
 from torchvision import datasets
 getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
 """
+
+
+_forbidden: ContextVar[str] = ContextVar("forbidden", default="")
+
+
+@contextmanager
+def no_downloads(why: str) -> Iterator[None]:
+    """Have datasets that are read in this context fail where files are missing, with `why`."""
+    token = _forbidden.set(why)
+    try:
+        yield
+    finally:
+        _forbidden.reset(token)
+
+
+def forbidden() -> str:
+    """Return why nothing may be downloaded here; empty where it may."""
+    return _forbidden.get()
 
 
 def fetch(source: str, root: Path) -> None:

@@ -4,7 +4,7 @@
 2. Files that are there and damaged are never replaced: the error describes each.  Since
    another process may be writing them at this moment, they are read again with the
    download's lock held, where the root can be written to.
-3. Missing files are downloaded (see `download`).
+3. Missing files are downloaded (see `download`), unless that is forbidden.
 4. Every error says what to do without a network.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 from attrs import frozen
 
 from byzpy_tw.datasets.core import Split
-from byzpy_tw.datasets.download import DownloadLock, download_lock
+from byzpy_tw.datasets.download import DownloadLock, download_lock, forbidden
 from byzpy_tw.datasets.files import error_reason, path_fault
 from byzpy_tw.errors import DatasetUnavailable
 
@@ -70,6 +70,8 @@ def obtain_splits(data: DataFiles) -> tuple[Split, Split]:
         raise _unavailable(data, FileReport(), f"the data root cannot be used, {fault}")
     if fault := path_fault(data.folder):
         raise _unavailable(data, FileReport(), fault)
+    if forbidden():
+        raise _unavailable(data, found, f"not downloaded: {forbidden()}")
     if not _writable(data.root):
         why = "" if found.damaged else f"not downloaded, since {data.root} cannot be written to"
         raise _unavailable(data, found, why)
@@ -118,7 +120,7 @@ def _unavailable(data: DataFiles, found: FileReport, why: str = "") -> DatasetUn
         faults.append(f"missing: {', '.join(found.missing)}")
     faults += filter(None, [why, *found.remarks])
     if found.damaged:
-        again = data.keeps_damaged and _writable(data.root)
+        again = data.keeps_damaged and _writable(data.root) and not forbidden()
         cures.append(f"replace what is damaged{', or delete it so that it is downloaded' * again}")
     if found.missing and not (found.damaged and data.keeps_damaged):
         cures.append(f"put what is missing there, {data.form}")
@@ -126,10 +128,11 @@ def _unavailable(data: DataFiles, found: FileReport, why: str = "") -> DatasetUn
         cures.append(
             f"once that is mended, put the files {', '.join(data.files)} there, {data.form}"
         )
+    shipped = "" if forbidden() else ", or use --dataset mnist5k, which needs no files"
     return DatasetUnavailable(
         f"{data.name} could not be read from {data.folder}/: {'; '.join(faults)}: "
         f"{', or '.join(cures)}; or point --data-root to a folder that has them in "
-        f"{data.folder.relative_to(data.root)}/, or use --dataset mnist5k, which needs no files"
+        f"{data.folder.relative_to(data.root)}/{shipped}"
     )
 
 

@@ -7,18 +7,23 @@ the Host header of its requests has that name, and they are refused.
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections.abc import Callable
 from io import BytesIO
 from ipaddress import ip_address
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -63,6 +68,59 @@ def parse_endpoint(text: str, reactor: Any, option: str = "--web") -> IStreamSer
         raise ConfigError(
             f"{option} {text!r} is no endpoint ({why}): write {option} {EXAMPLE}"
         ) from e
+
+
+def check_free(text: str, option: str) -> None:
+    """Raise `ConfigError` or `CannotListen` where nothing could listen at ``--web TEXT``.
+
+    No reactor is needed, so a process may ask this before it forks.
+    """
+    failed: list[Failure] = []
+    parse_endpoint(text, _Trial(), option).listen(Factory()).addErrback(failed.append)
+    if failed:
+        raise _cannot_listen(option, text, cast(Exception, failed[0].value))
+
+
+class _Trial:
+    """A reactor for endpoints that only tries whether one could listen."""
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> None:
+        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((interface, port))
+                trial.listen(1)
+        except OSError as e:
+            raise CannotListenError(interface, port, e) from e
+
+    def listenSSL(self, port: int, factory: Any, context: Any, *rest: Any, **more: Any) -> None:
+        self.listenTCP(port, factory, *rest, **more)
+
+    def listenUNIX(self, address: Any, *_: Any, **__: Any) -> None:
+        folder = os.path.dirname(os.fsdecode(address)) or "."
+        if not os.path.isdir(folder):
+            number = errno.ENOENT
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            number = errno.EACCES
+        else:
+            return
+        why = OSError(number, os.strerror(number))
+        raise CannotListenError(None, address, why)
+
+    def adoptStreamPort(self, *_: Any) -> None:
+        """Do nothing: systemd listens already."""
+
+
+def _cannot_listen(option: str, text: str, error: Exception) -> CannotListen:
+    """Return the error of an endpoint, with what to do."""
+    if isinstance(error, CannotListenError):
+        why = getattr(error.socketError, "strerror", None) or error
+        cure = "another port, or 0 for any"
+        if error.interface is None:  # a socket of Unix
+            cure = "another path, in a folder that is there and that this user may write to"
+        return CannotListen(f"{option} {text}: {why}: choose {cure}")
+    return CannotListen(f"{option} {text}: {error}")  # port 70000, say
 
 
 class _Request(Request):
@@ -191,13 +249,8 @@ class WebServer:
         self._factory = LimitedConnections(root, self._reactor)
         try:
             self._port = port = await endpoint.listen(self._factory)
-        except CannotListenError as e:
-            raise CannotListen(
-                f"{self._option} {self._text}: {getattr(e.socketError, 'strerror', None) or e}: "
-                "choose another port, or 0 for any"
-            ) from e
-        except (OSError, OverflowError, ValueError) as e:  # port 70000, say
-            raise CannotListen(f"{self._option} {self._text}: {e}") from e
+        except (CannotListenError, OSError, OverflowError, ValueError) as e:
+            raise _cannot_listen(self._option, self._text, e) from e
         address: Any = port.getHost()
         self.is_local = _is_loopback(getattr(address, "host", ""))
         self.is_public = hasattr(address, "port") and not self.is_local

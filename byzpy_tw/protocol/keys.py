@@ -58,7 +58,19 @@ def name_of(certificate: x509.Certificate) -> str:
 
 def serial_of(certificate: x509.Certificate) -> str:
     """Return the serial number of `certificate` in hex, as ``openssl x509 -serial`` shows it."""
-    return f"{certificate.serial_number:X}"
+    digits = f"{certificate.serial_number:X}"
+    return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def expiry_warning(until: datetime.datetime, now: datetime.datetime | None = None) -> str:
+    """Return a warning such as "expires today; ..."; empty where 30 days or more are left."""
+    now = now or datetime.datetime.now(datetime.UTC)
+    days = (until - now).days
+    if days >= 30:
+        return ""
+    today = until.date() <= now.date()
+    when = "today" if today else f"in {days} days" if days > 1 else "tomorrow"
+    return f"expires {when}; {RENEW_HINT}"
 
 
 @frozen(eq=False)
@@ -117,9 +129,8 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
                 f"{path}: its {what} is not valid before {one.not_valid_before_utc:{_MINUTE}}, "
                 f"and here it is {now:{_MINUTE}}; is this machine's clock right?"
             )
-    left = (certificate.not_valid_after_utc - now).days
-    if left < 30:
-        warnings += (f"{path}: its certificate expires in {left} days; {RENEW_HINT}",)
+    if soon := expiry_warning(certificate.not_valid_after_utc, now):
+        warnings += (f"{path}: its certificate {soon}",)
     return Keys(path, role, key, certificate, ca, warnings)
 
 
@@ -128,6 +139,22 @@ def reload_keys(keys: Keys) -> Keys:
     if keys.path.exists() and not keys.path.is_file():  # a pipe, which would be waited for
         raise BadKeys(f"{keys.path} is no file now, and cannot be read again")
     return load_keys(keys.path, keys.role)
+
+
+def changes_of(old: Keys, new: Keys) -> list[str]:
+    """Return warnings where the file of `old` has keys of another cluster or server now."""
+    warnings = []
+    if new.ca != old.ca:
+        warnings.append(
+            f"{new.path} has another CA than before: trainers of the old cluster are refused "
+            "from now on"
+        )
+    if new.name != old.name:
+        warnings.append(
+            f"{new.path} has the keys of server {new.name!r}, and before it had those of "
+            f"{old.name!r}: is it another server's file?"
+        )
+    return warnings
 
 
 def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:

@@ -208,8 +208,8 @@ class LimitedAMP(amp.AMP):
     def check_command(self, request: type[CommandRequest[Any]]) -> None:
         """Raise an error if the peer may not send this command now."""
 
-    def refused(self, code: str) -> None:
-        """Note that a command is answered with the error of this code."""
+    def refused(self, box: amp.AmpBox, code: str, why: str) -> None:
+        """Note that the command in `box` is answered with the error of this code."""
 
     def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred]:
         request, responder = self._responders[name]
@@ -245,7 +245,8 @@ class LimitedAMP(amp.AMP):
             if not ours or result.value.errorCode not in WIRE_ERRORS.values():
                 why = f"{name}: {result.type.__name__}: {result.value}"[:MAX_ERROR_CHARS]
                 result = Failure(amp.RemoteAmpError(WireError.code.encode(), why, True))
-            self.refused(result.value.errorCode.decode())
+            error = result.value
+            self.refused(box, error.errorCode.decode(), error.description)
             if isinstance(result.value, _ErrorWithFields):
                 self._sent_fields[box[amp.ASK]] = result.value.fields
             if result.value.fatal:  # AMP closes the connection behind this answer

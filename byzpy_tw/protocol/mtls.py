@@ -13,6 +13,7 @@ So each side describes either its own finding or the alert that it received.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from attrs import define, field, frozen
@@ -55,6 +56,7 @@ class Peer:
     name: str
     fingerprint: str  # SHA-256 of the certificate, in hex
     serial: str  # of the certificate, in hex
+    until: datetime | None = None  # when it expires
 
 
 def authenticated_peer(certificate: Certificate | None, role: str) -> Peer | None:
@@ -62,7 +64,8 @@ def authenticated_peer(certificate: Certificate | None, role: str) -> Peer | Non
     if certificate is None or role_of(certificate) != role:
         return None
     fingerprint = certificate.fingerprint(SHA256()).hex()
-    return Peer(name_of(certificate), fingerprint, serial_of(certificate))
+    until = certificate.not_valid_after_utc
+    return Peer(name_of(certificate), fingerprint, serial_of(certificate), until)
 
 
 @implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)

@@ -175,9 +175,10 @@ class Result:
 
     def _read_dataset(self) -> Any:
         from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.workers.data import make_dataset
 
         root = absolute(self.config.data_root)
-        return registry().make("dataset", self.config.dataset, root=root)
+        return make_dataset(registry(), self.config.dataset, self.config.partition, root)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""

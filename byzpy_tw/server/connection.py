@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
+from twisted.logger import LogLevel
+from twisted.protocols.amp import AmpBox
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
@@ -53,14 +55,16 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         name = f" ({clean(self.certificate.name, 64)})" if self.certificate else ""
         return super().peer_text + name
 
-    def log_event(self, sentence: str, event: str, **fields: Any) -> None:
+    def log_event(
+        self, sentence: str, event: str, level: LogLevel = LogLevel.info, **fields: Any
+    ) -> None:
         """Log an event of this peer's, which the line names by its address and certificate."""
         shown = self.certificate
         who = {"trainer": shown.name, "serial": shown.serial} if shown else {}
         line = event_line(
             f"{self.peer_text}: {sentence}", event, peer=super().peer_text, **who, **fields
         )
-        self.log.info("{line}", line=line)
+        self.log.emit(level, "{line}", line=line)
 
     def callLater(self, period: float, work: Callable[[], None]) -> IDelayedCall:
         """Set the timer of `TimeoutMixin`."""
@@ -115,7 +119,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
             self.setTimeout(self.server.limits.linger_seconds)
         super().hang_up(why, close=close)
 
-    def refused(self, code: str) -> None:
+    def refused(self, box: AmpBox, code: str, why: str) -> None:
         self.server.counts.refusals[code] += 1
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -7,6 +7,7 @@ documented, and stay.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from twisted.logger import FileLogObserver, LogEvent, formatEventAsClassicLogTex
 
 from byzpy_tw.log_tail import log_text
 
+# Twisted's own lines on a port; ours have the address.
+_PORT = re.compile(r" starting on (\d+|b?'.*')$|^\(\w+ Port \S+ Closed\)$")
 _DEFAULT = "twistd.log"  # of a daemon, as twistd itself has it
 
 
@@ -80,5 +83,7 @@ def open_log(twistd: Mapping[str, Any]) -> tuple[FileLogObserver, LogFile | None
 
 
 def _text(event: LogEvent) -> str | None:
+    if event.get("log_namespace") == "log_legacy" and _PORT.search(event.get("log_text", "")):
+        return None
     text = formatEventAsClassicLogText(event)
     return text and log_text(text, event.get("log_format"))

@@ -17,6 +17,7 @@ from byzpy_tw.log_tail import event_line
 from byzpy_tw.output.exposition import build_info, exposition
 from byzpy_tw.output.web_server import Answer, ReadOnly, WebServer
 from byzpy_tw.scheduling import clock
+from byzpy_tw.server.parent import CannotStart
 
 _PACE = 0.5
 
@@ -34,7 +35,7 @@ def families(server: ByzpyServer) -> Iterator[Any]:
     for name, help, value in (
         ("runs", "Runs open now, or being opened.", server.runs),
         ("nodes", "Nodes hosted now.", server.nodes),
-        ("connections", "Connections now.", server.connections),
+        ("open_connections", "Connections now.", server.connections),
     ):
         yield GaugeMetricFamily(f"byzpy_server_{name}", help, value=value)
     if server.keys is not None:
@@ -111,8 +112,9 @@ class MetricsPort(Service):
 
         Deferred.fromCoroutine(self._web.listen()).addCallbacks(self._log_start, fail)
         if failed:
-            self.log.critical("{line}", line=f"cannot serve: {format_error(failed[0])}")
-            raise SystemExit(1)
+            why = format_error(failed[0])
+            self.log.critical("{line}", line=f"cannot serve: {why}")
+            raise CannotStart(why)
 
     def _log_start(self, url: str) -> None:
         is_socket = not (self._web.is_local or self._web.is_public)  # of Unix

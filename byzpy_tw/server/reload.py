@@ -62,12 +62,11 @@ class Reload:
             self.log_file.reopen()
         except OSError as e:
             why = f"cannot open {path} again: {e.strerror or e}; the old file stays in use"
-            self._say(event_line(why, "log-kept", path=path, why=e.strerror))
+            line = event_line(why, "log-kept", path=path, why=e.strerror)
+            self.log.warn("{line}", line=line)
         else:
-            self._say(event_line(f"opened {path} again", "log-reopened", path=path))
-
-    def _say(self, line: str) -> None:
-        self.log.info("{line}", line=line)
+            line = event_line(f"opened {path} again", "log-reopened", path=path)
+            self.log.info("{line}", line=line)
 
 
 def _has_terminal() -> bool:

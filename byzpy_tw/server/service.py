@@ -42,7 +42,7 @@ from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.log_tail import event_line
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.keys import Keys, reload_keys
+from byzpy_tw.protocol.keys import Keys, changes_of, reload_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
@@ -50,6 +50,7 @@ from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.counts import ServerCounts
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
+from byzpy_tw.server.parent import CannotStart
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -57,6 +58,7 @@ from byzpy_tw.text import clean
 from byzpy_tw.transports import Listener, ServerAddress
 from byzpy_tw.transports.table import check_keys, is_built_in, listening_address
 from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.host import NodeHost
@@ -95,6 +97,7 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: Listener | None = field(default=None, init=False)
+    stopping: bool = field(default=False, init=False)
     _tls: MutualTLS | None = field(default=None, init=False)
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _leaving: set[ServerConnection] = field(factory=set, init=False)  # whose trainers know
@@ -146,8 +149,9 @@ class ByzpyServer(Service):
         except (ByzpyTwError, CannotListenError, OSError) as e:
             if not self.process:
                 raise
-            self.log.critical("{line}", line=f"cannot serve: {clean(format_error(e), 1000)}")
-            raise SystemExit(1) from None
+            why = clean(format_error(e), 1000)
+            self.log.critical("{line}", line=f"cannot serve: {why}")
+            raise CannotStart(why) from None
 
     def _open(self) -> None:
         self._tls = tls = None if self.keys is None else MutualTLS(self.keys)
@@ -184,12 +188,7 @@ class ByzpyServer(Service):
                               f"{self.keys.until}", "keys-kept", **self._shown_keys)  # fmt: skip
             self.log.warn("{line}", line=line)
             return
-        warnings = keys.warnings
-        if keys.ca != self.keys.ca:
-            warnings += (
-                f"{keys.path} has another CA than before: trainers of the old cluster are refused "
-                "from now on",
-            )
+        warnings = (*keys.warnings, *changes_of(self.keys, keys))
         self.keys = keys
         for warning in warnings:
             self.log.warn("{line}", line=warning)
@@ -211,12 +210,16 @@ class ByzpyServer(Service):
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
+        root = self.config.data_root
+        if not os.path.isdir(root):
+            self.log.warn("there is no folder {root} (--data-root): files of data will be missing",
+                          root=root)  # fmt: skip
         pid, address = os.getpid(), str(self.address)
         line = event_line(
             f"byzpy-server {pid} listening on {address}, byzpy_tw {byzpy_tw.__version__}, "
             f"{self.threads} threads, {mode}",
             "server-started", version=byzpy_tw.__version__, pid=pid, address=address,
-            threads=self.threads, device=self.config.device, **self._shown_keys,
+            threads=self.threads, device=self.config.device, data_root=root, **self._shown_keys,
         )  # fmt: skip
         self.log.info("{line}", line=line)
 
@@ -226,12 +229,11 @@ class ByzpyServer(Service):
 
     async def _stop(self) -> None:
         if self.listening is not None:
-            listener, self.listening = self.listening, None
+            listener, self.listening, self.stopping = self.listening, None, True
             reactor_thread.release()
             await maybeDeferred(listener.stop)
             await self._take_leave()
             for session in list(self._sessions):
-                session.hang_up_reason = "the server stops"
                 session.abort()
             self.log_limiter.stop()
             if self._trim_call is not None and self._trim_call.active():
@@ -239,6 +241,9 @@ class ByzpyServer(Service):
             # It joins threads, so it may not run in the reactor's.
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(self.reactor, threads, self.pool.shutdown, cancel_futures=True)
+            pid = os.getpid()
+            line = event_line(f"byzpy-server {pid} stopped", "server-stopped", pid=pid)
+            self.log.info("{line}", line=line)
 
     async def _take_leave(self) -> None:
         """Tell the trainers that this server stops, and give them a moment to hang up."""
@@ -375,7 +380,7 @@ class ByzpyServer(Service):
         root, limits = Path(self.config.data_root), self.limits
         data = self._datasets.get(spec.dataset)
         if data is None:
-            data = self._registry.make("dataset", spec.dataset, root=root)
+            data = make_dataset(self._registry, spec.dataset, spec.partition, root)
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal each label out to each shard, or each example by itself.

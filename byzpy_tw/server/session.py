@@ -6,11 +6,14 @@ hands in a ticket and becomes a run's tensor stream.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import connectionDone
+from twisted.logger import LogLevel
+from twisted.protocols.amp import COMMAND, AmpBox
 from twisted.python.failure import Failure
 
 import byzpy_tw
@@ -32,6 +35,10 @@ from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
+
+MAX_ENDED_RUNS = 16  # of a connection, whose names are remembered
+# The commands that a run needs before its first round.
+_OPENING = tuple(c.wire_command.commandName for c in (commands.OpenRun, commands.SpawnNodes))
 
 
 class Session(ServerConnection):
@@ -55,16 +62,32 @@ class Session(ServerConnection):
         self.opening: dict[str, object] = {}  # name -> a mark that is new for each opening
         self.said_hello = self.pinged = False
         self._idle_detector = IdleDetector()
+        self._ended_runs: deque[str] = deque(maxlen=MAX_ENDED_RUNS)  # the newest ones
+        self._end_reason = ""  # once the connection is gone
 
     # -- the connection
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.said_hello:
-            self.log.info("{peer}: gone", peer=self.peer_text)
+        self._end_reason = why = self._describe_end()
         for name in list(self.runs):
-            gone = f"its trainer is gone: {reason.getErrorMessage()}"
-            self._close(name, self.hang_up_reason or gone)
+            self._close(name, why)
+        if self.said_hello:
+            self.log_event(f"gone: {why}", "trainer-gone", why=why)
         super().connectionLost(reason)
+
+    def _describe_end(self) -> str:
+        """Return why the connection ended, as far as this end can know.
+
+        A trainer aborts its connections when it is done, and the system of one that is killed
+        closes them in order: so what TCP says tells nothing.
+        """
+        if self.hang_up_reason:
+            return self.hang_up_reason
+        if self.server.stopping:
+            return "this server was stopped"
+        if self._ended_runs and not self.runs:
+            return "the trainer hung up"
+        return "the trainer's connection broke, or it hung up at once"
 
     def leave(self) -> bool:
         is_stream = self.innerProtocol is not None  # of a trainer that said Hello before
@@ -102,6 +125,15 @@ class Session(ServerConnection):
     def check_command(self, request: type[CommandRequest[Any]]) -> None:
         if not self.said_hello and request not in (commands.Hello, commands.OpenStream):
             raise BadRequest("say Hello first")
+
+    def refused(self, box: AmpBox, code: str, why: str) -> None:
+        run = box.get(b"run", b"").decode(errors="replace")
+        if code == UnknownRun.code and (run in self._ended_runs or self.hung_up):
+            return  # the command was on its way when the run ended
+        super().refused(box, code, why)
+        if box[COMMAND] in _OPENING and self.server.log_limiter.allow_first((run, code)):
+            self.log_event(f"run {clip(run)} refused: {code}: {why}", "refused", LogLevel.warn,
+                           run=run, code=code, why=why)  # fmt: skip
 
     # -- answers
 
@@ -212,9 +244,10 @@ class Session(ServerConnection):
         self.setTimeout(None)
 
         def ended(why: str) -> None:
+            why = self._end_reason or why
             self.log.info("{peer}: stream of run {run} ended: {why}",
                           peer=stream.name, run=run.name, why=why)  # fmt: skip
-            run.close(self.hang_up_reason or f"its stream ended: {why}")
+            run.close(why)
 
         piece = largest_piece(run.host.spec.shards, run.host.dimension)
         # Parameters have a limit of their own.
@@ -290,6 +323,7 @@ class Session(ServerConnection):
         self.server.schedule_trim()
         self.server.counts.add(run)
         self._log_closed(run)
+        self._ended_runs.append(name)
 
 
 def _answer(run: ServerRun, failures: Failures) -> commands.RoundAnswer:

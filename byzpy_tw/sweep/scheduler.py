@@ -48,6 +48,7 @@ from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
 from byzpy_tw.trainer.training import initial_config_json
+from byzpy_tw.workers.data import make_dataset
 
 # A server that refuses one cell refuses them all: these end the sweep.
 _FATAL = (
@@ -144,7 +145,8 @@ class Sweep:
     async def _read_data(self, registry: Registry) -> None:
         """Read the data once, before any run needs it: an error here concerns all cells."""
         base, pool = self.grid.base, make_pool(1)
-        make = partial(registry.make, "dataset", base.dataset, root=absolute(base.data_root))
+        root = absolute(base.data_root)
+        make = partial(make_dataset, registry, base.dataset, base.partition, root)
         try:
             await defer_to_pool(self._reactor, pool, make)
         finally:

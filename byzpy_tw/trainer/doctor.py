@@ -74,6 +74,7 @@ class Doctor:
     sizes: Sequence[RoundSize] = field(default=(), init=False)  # of the run's rounds
     budget: list[Feasibility] = field(factory=list, init=False)
     here: Prepared | None = field(default=None, init=False)
+    until: str | None = field(default=None, init=False)  # the last day of the keys here
     done: bool = field(default=False, init=False)
     busy: bool = field(default=False, init=False)  # whether a thread is still at work
 
@@ -139,7 +140,9 @@ class Doctor:
             self.warnings += placement_notices(config.n, count, config.f, cap, moves)
         addresses = server_addresses(config, self.registry)
         keys = load_trainer_keys(config)
-        self.warnings += keys.keys.warnings if keys is not None else ()
+        if keys is not None:
+            self.until = keys.keys.until
+            self.warnings += keys.keys.warnings
         beat = min(config.heartbeat, self.wait)
         specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         placement = Placement(tuple(map(str, addresses)), config.n, cap)
@@ -300,6 +303,7 @@ class Doctor:
             "folder": str(folder),
             "disk_free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
             "checkpoint_bytes": None,
+            "keys_until": self.until,
         }
         if prepared is not None:
             d, kept = (
@@ -325,6 +329,7 @@ def _server_plain(check: ServerCheck) -> dict[str, Any]:
         "well": check.error is None,
         "error": None if check.error is None else format_error(check.error),
         "keys": peer.name if peer is not None else None,
+        "keys_until": None if check.until is None else f"{check.until:%Y-%m-%d}",
         "nodes": [node.node for node in check.nodes],
         "environment": None if theirs is None else asdict(theirs),
         "data_digest": opened.digest if opened else None,

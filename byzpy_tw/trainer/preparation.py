@@ -29,6 +29,7 @@ from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
+from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
@@ -160,11 +161,12 @@ def check_metric_names(metrics: Sequence[Metric], who: str) -> None:
 def read_data(config: RunConfig, registry: Registry) -> Dataset:
     """Read the data of `config`; raises `UnsuitableData` if a plugin's differs when read again."""
     root, begun = absolute(config.data_root), time.perf_counter()
-    data: Dataset = registry.make("dataset", config.dataset, root=root)
+    data = make_dataset(registry, config.dataset, config.partition, root)
     quick = time.perf_counter() - begun < READ_AGAIN_SECONDS and data.nbytes <= READ_AGAIN_BYTES
     if quick and registry.is_foreign("dataset", config.dataset):
         first = data.digest()  # before it is read again, which may change what it shares
-        if registry.make("dataset", config.dataset, root=root).digest() != first:
+        again = make_dataset(registry, config.dataset, config.partition, root)
+        if again.digest() != first:
             raise UnsuitableData(
                 f"{registry.owner('dataset', config.dataset)} is other data each time it is "
                 "read: it draws from a generator that nobody seeds, or changes what it keeps; "

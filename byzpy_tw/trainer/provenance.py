@@ -10,6 +10,7 @@ from typing import Any
 
 import byzpy_tw
 from byzpy_tw.log_tail import utc
+from byzpy_tw.protocol.keys import serial_of
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.text import clean
@@ -29,7 +30,7 @@ def describe_process(reactor: ITrainerReactor, keys: MutualTLS | None) -> dict[s
     if keys is not None:
         certificate = keys.keys.certificate
         found["certificate_subject"] = clean(certificate.subject.rfc4514_string(), 255)
-        found["certificate_serial"] = f"{certificate.serial_number:X}"
+        found["certificate_serial"] = serial_of(certificate)
     return found
 
 

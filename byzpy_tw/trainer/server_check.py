@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from twisted.internet.interfaces import IReactorTime
 from byzpy_tw.errors import BadFrame, ByzpyTwError, ServerError, ServerUnreachable
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header
+from byzpy_tw.protocol.keys import expiry_warning
 from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer.handshake import Handshake
 from byzpy_tw.trainer.server_client import RemoteServer
@@ -60,6 +62,7 @@ class ServerCheck:
     warnings: list[str] = field(factory=list, init=False)
     environment: Environment | None = field(default=None, init=False)
     opened: RunFingerprint | None = field(default=None, init=False)
+    until: datetime | None = field(default=None, init=False)  # when its certificate expires
     round_trip: float | None = field(default=None, init=False)
     clock_ahead: float | None = field(default=None, init=False)  # of ours
     bandwidth: float | None = field(default=None, init=False)  # bytes a second, to it
@@ -119,6 +122,10 @@ class ServerCheck:
     async def _greet(self) -> None:
         """Connect; measure the round trip, and the lead of the server's clock."""
         self.environment = await self.server.hello()
+        if (peer := self.server.endpoint.peer) is not None and peer.until is not None:
+            self.until = peer.until
+            if soon := expiry_warning(peer.until):
+                self.warnings.append(f"{self.name}: its certificate {soon}")
         trips = []
         for token in range(PINGS):
             begun = self._now()

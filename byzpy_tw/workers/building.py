@@ -18,6 +18,7 @@ from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
+from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
@@ -43,7 +44,7 @@ def build_host(
     trial in this process on the same data.  See `check_model` for the limits.
     """
     if dataset is None:
-        dataset = registry.make("dataset", spec.dataset, root=data_root)
+        dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)
     shards = make_shards(spec, registry, dataset)
     if trial_outcome is None:
