@@ -61,7 +61,7 @@ class ProcessTests(SynchronousTestCase):
             self.assertIsNone(begun_at(resumed))
 
     def test_begun_at(self) -> None:
-        """What result.json says is text, whatever a damaged list has."""
+        """The time for result.json is text, whatever a damaged list has."""
         self.assertEqual(begun_at([{"started": "t1"}, {"started": "t2"}]), "t1")
         for odd in ([], [{}], [{"started": 5}], [{"started": ["t"]}]):
             self.assertIsNone(begun_at(odd))

@@ -214,7 +214,7 @@ class ConclusionTests(SynchronousTestCase):
         self.assertEqual(few, "krum took 0 of 1 Byzantine vectors and 1 of 3 honest vectors.")
 
     def test_a_rule_that_does_not_choose(self) -> None:
-        """Which nodes a trimmed mean used is not said: nobody knows."""
+        """The nodes that a trimmed mean used are not named: nobody knows them."""
         said = self.concluded(record(0, selected=None, excluded=[]), aggregator="trimmed-mean")
         self.assertEqual(
             said,

@@ -156,7 +156,7 @@ class ForgeryTests(ServerCase):
         self.assertNotIn("event=", line)
 
     def test_of_a_name(self) -> None:
-        """Nor is a line without a tail that has the name of a run."""
+        """A line without a tail is none, though it has the name of a run."""
         name = "x event=run-closed run=other"
         lines = self.written(lambda: self.running(name)[1].leave())
         self.assertTrue(any("stream of run" in line for line in lines), lines)

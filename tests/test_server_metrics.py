@@ -151,7 +151,7 @@ class OptionTests(SynchronousTestCase):
 
 class PortTests(SynchronousTestCase):
     def test_ends_a_daemon(self) -> None:
-        """What cannot be served is an `Exception` to twistd, which tells the waiting parent."""
+        """A failure to serve is an `Exception` to twistd, which tells the waiting parent."""
 
         class Taken(MemoryReactorClock):
             def listenTCP(self, port: int, *arguments: Any, **more: Any) -> Any:

@@ -101,7 +101,7 @@ class NodesTests(SynchronousTestCase):
         self.assertIn("no vector of theirs came whole", found["problems"][0]["text"])
 
     def test_one_that_never_came(self) -> None:
-        """Nor do the vectors of other nodes confirm it."""
+        """The vectors of other nodes do not confirm it."""
         path = self.spoiled({round: {"1": None} for round in (0, 2, 4, 6)})
         code, found, _ = self.verify(path, "--nodes", "0,1")
         self.assertEqual((code, found["confirmed"], found["vectors"]), (1, False, 4))

@@ -62,7 +62,7 @@ class _Conclusions:
         bad = [o for o in mine if of[o.cell.column]]
         if not bad:
             return []
-        top = self._top(mine)
+        top = self._best_case(mine)
         if all(o.status == "diverged" for o in mine):
             return [f"diverged under {', '.join(o.cell.attack for o in mine)}"]
         learnt = {Finding.NEAR_CHANCE, Finding.DIVERGED}
@@ -79,7 +79,7 @@ class _Conclusions:
             words.append(f"stays far behind under {lags}")
         return words
 
-    def _top(self, mine: Sequence[CellResult]) -> str:
+    def _best_case(self, mine: Sequence[CellResult]) -> str:
         """Return a defence's best value, with its attack, and its value without one."""
         best = max(mine, key=self._goodness)
         if best.cell.attack == NO_ATTACK:
@@ -167,12 +167,12 @@ class _Conclusions:
             if not is_near(self.metric, self._goodness(second), self._goodness(best)):
                 return []
             return [f"{names} {self._difference(gap)}: with one seed that means little."]
-        spread = max(self._spread(best), self._spread(second))
+        spread = max(self._seed_range(best), self._seed_range(second))
         if gap >= spread:
             return []
         return [f"{names} {self._difference(gap)}, the seeds by {self._difference(spread)}."]
 
-    def _spread(self, outcome: CellResult) -> float:
+    def _seed_range(self, outcome: CellResult) -> float:
         """Return the distance between the lowest and the highest final value of the seeds."""
         found = [ended.metrics[self.metric.name]["final"] for ended in outcome.ended]
         values = [value for value in found if value is not None]

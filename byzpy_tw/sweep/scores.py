@@ -13,7 +13,7 @@ from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.tasks.metric import Metric
 
 COLLAPSE = 0.3  # of a share, worse than the best
-SMALL = 0.05  # likewise: a difference that one seed does not show
+SLIGHT = 0.05  # likewise: a difference that one seed does not show
 # Of another metric's best value, likewise: three times an error, half of a score.
 RELATIVE_COLLAPSE = {"lower": 2.0, "higher": 0.5}
 
@@ -50,8 +50,8 @@ def is_far(metric: Metric, good: float, best: float) -> bool:
 def is_near(metric: Metric, good: float, best: float) -> bool:
     """Return whether the goodness `good` is worse than `best` by a small difference at most."""
     if metric.is_share:
-        return best - good <= SMALL
-    return _relative(metric, good, best) <= SMALL / COLLAPSE
+        return best - good <= SLIGHT
+    return _relative(metric, good, best) <= SLIGHT / COLLAPSE
 
 
 def _relative(metric: Metric, good: float, best: float) -> float:
