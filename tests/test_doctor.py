@@ -178,7 +178,7 @@ class ServersTests(DoctorCase):
         )
         text = "\n".join(lines(doctor))
         self.assertEqual(text.count(": ok; "), 2)
-        self.assertEqual(len(re.findall(r"keys good until \d{4}-\d\d-\d\d", text)), 3)
+        self.assertEqual(len(re.findall(r"keys good until \d{4}-\d\d-\d\d", text)), 5)
         self.assertEqual(
             text.count("its certificate expires in 29 days; make a new one"), 5
         )  # its own, four servers

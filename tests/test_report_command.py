@@ -98,7 +98,7 @@ class ReportCommandTests(Command):
             self.assertEqual(Path("x.png").read_bytes()[:4], b"\x89PNG")
 
     def test_png_legends(self) -> None:
-        """The legend of runs is beside the charts; that of strips says what was given to the rule."""
+        """Runs have a legend beside the charts; that of strips says "given to the rule"."""
         try:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
