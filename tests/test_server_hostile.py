@@ -31,7 +31,7 @@ from tests.support import (
 pytestmark = pytest.mark.slow
 
 SEED = 2026
-PART = 200  # of 600 byte strings and of 600 conversations; more: testing.siege
+PART = 100  # of 300 byte strings and of 300 conversations; more: python -m tests.fuzzing
 RUN = ("--rounds", "15", "--eval-interval", "0", "--seed", "11")
 
 
@@ -71,7 +71,7 @@ class HostileTests(TestCase):
         self.over = False
 
     async def test_a_run_is_undisturbed(self) -> None:
-        """While 600 random byte strings and 600 mutated conversations come in, runs
+        """While 300 random byte strings and 300 mutated conversations come in, runs
         on the server end with the parameters that they have without; afterwards it
         has not grown, its log has no traceback, and it serves as before."""
         alone = train(self, "--in-process", *RUN).result
