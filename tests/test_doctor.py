@@ -33,6 +33,8 @@ from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.rounds.feasibility import list_feasible_rules, round_sizes, tolerated_losses
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.doctor import Doctor
+from byzpy_tw.trainer.gradient_timer import GradientTimer
+from byzpy_tw.workers.spec import RunSpec
 from tests.key_files import ClusterKeys
 from tests.support import PATIENCE, folder
 
@@ -131,6 +133,13 @@ class ServersTests(DoctorCase):
         options: dict[str, Any] = {
             "batch_size": 100, "micro_batch_size": 1, "model": "mlp:hidden=8", "num_byz": 0, "f": 0,
         }  # fmt: skip
+        measure = GradientTimer.measure
+
+        async def measured(timer: GradientTimer, spec: RunSpec) -> float:
+            await measure(timer, spec)
+            return 0.5 / spec.micro_batch_size  # whatever else this machine does
+
+        self.patch(GradientTimer, "measure", measured)
         hosts = [self.serve(registry_of(), None) for _ in range(2)]
         doctor = await self.examined(hosts, **options)
         self.assert_troubles(doctor)
