@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import attrs
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -62,6 +65,28 @@ class AnnouncementTests(SynchronousTestCase):
         self.assertIn("--announce-fd 1000000: Bad file descriptor", str(error))
         error = self.assertRaises(UsageError, parse, "--announce-fd", "1")
         self.assertIn("at least 3", str(error))
+
+
+class StartTests(SynchronousTestCase):
+    """A server whose address is taken after its options were read."""
+
+    def test_ends_a_daemon(self) -> None:
+        """A failure to serve is an `Exception` to twistd, which tells the waiting parent."""
+
+        class Taken(MemoryReactorClock):
+            def listenTCP(self, port: int, *arguments: Any, **more: Any) -> Any:
+                raise CannotListenError("", port, OSError(98, "in use"))
+
+        server = ByzpyServer(Taken(), attrs.evolve(parse().config, threads=1), process=True)  # type: ignore[no-untyped-call]
+        told: list[Exception] = []
+        with self.assertRaises(SystemExit) as caught:
+            try:
+                server.startService()
+            except Exception as e:
+                told.append(e)
+                raise
+        self.assertEqual(caught.exception.code, 1)
+        self.assertIn("in use", str(told[0]))
 
 
 class LimitTests(SynchronousTestCase):

@@ -18,6 +18,21 @@ from twisted.python.failure import Failure
 from byzpy_tw.transports import ServerAddress
 
 
+class CannotStart(SystemExit, Exception):
+    """The end of a process that cannot serve, with exit code 1; its log has the reason.
+
+    As an `Exception`, twistd tells its parent process, which waits for a daemon's start and
+    prints the first 100 bytes, and removes the pidfile.  It does not for a `SystemExit`, and
+    the parent would wait for ever.
+    """
+
+    __module__ = "builtins"  # which Python leaves out where it shows an exception
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.code = 1
+
+
 @define(eq=False)
 class _StopAtEOF(Protocol):
     """Stops the reactor when standard input ends."""

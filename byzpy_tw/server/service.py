@@ -45,6 +45,7 @@ from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
+from byzpy_tw.server.parent import CannotStart
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
@@ -135,8 +136,9 @@ class ByzpyServer(Service):
         except (ByzpyTwError, CannotListenError, OSError) as e:
             if not self.process:
                 raise
-            self.log.critical("{line}", line=f"cannot serve: {clean(format_error(e), 1000)}")
-            raise SystemExit(1) from None
+            why = clean(format_error(e), 1000)
+            self.log.critical("{line}", line=f"cannot serve: {why}")
+            raise CannotStart(why) from None
 
     def _open(self) -> None:
         tls = None if self.keys is None else MutualTLS(self.keys)
