@@ -5,26 +5,28 @@ from __future__ import annotations
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from byzpy_tw.errors import BadParameter, UnsuitableModel
 from byzpy_tw.models.value_files import load_values
+from byzpy_tw.parameters import check_value, one_of
 from byzpy_tw.plugin_code import describe_exception
 
 # Their second outputs, for training alone, are left out.
 _AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in
               ("googlenet", "inception_v3")}  # fmt: skip
+_TRAINED = one_of("all", "head")
 _SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 299)  # of images, which an error tries in order
 
 
 def torchvision_model(
     *,
     arch: str,
-    init: str | None = None,
-    trained: Literal["all", "head"] = "all",
+    init: str = "none",
+    trained: str = "all",
     classes: int = 10,
     shape: tuple[int, ...] = (3, 224, 224),
     root: Path | None = None,
@@ -34,6 +36,7 @@ def torchvision_model(
     Its first values are drawn from the run's seed, or come on each machine from
     ``DATA_ROOT/INIT.safetensors``.  ``trained=head`` freezes all but the last linear layer.
     """
+    check_value(_TRAINED, "trained", trained, BadParameter)
     arch = _known(arch)
     if len(shape) != 3 or shape[0] != 3:
         raise UnsuitableModel(
@@ -48,7 +51,7 @@ def torchvision_model(
     _check_size(arch, classes, shape)
     if trained == "head":
         _freeze_body(arch, model)
-    return model if init is None else load_values(model, root, init)
+    return model if init == "none" else load_values(model, root, init)
 
 
 def _known(arch: str) -> str:
