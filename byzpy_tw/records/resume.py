@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,18 @@ def reopen(
         done = state.round if state is not None else 0
         if config.rounds < done:
             raise ConfigError(f"--rounds {config.rounds}: this run has {done} rounds behind it")
-        records = tuple(rounds[:done])
+        point = ResumePoint(token, state, tuple(rounds[:done]), run.description, _last_result(run))
     except BaseException:
         directory.close()
         raise
-    return config, directory, ResumePoint(token, state, records, run.description, run.result or {})
+    return config, directory, point
+
+
+def _last_result(run: RecordedRun) -> Mapping[str, Any]:
+    """Return the content of result.json; nothing where it is missing or damaged."""
+    with suppress(RunDirectoryError):
+        return run.result or {}
+    return {}
 
 
 def finished_rounds(run: RecordedRun) -> int | None:
