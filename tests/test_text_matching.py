@@ -35,7 +35,7 @@ USES = {
     "config.toml _quote_line re.search": SHOWN + "the line that tomllib found wrong; before "
         "Python 3.14 its error has the number in its text alone",
     "datasets.cifar_files _describe_mismatch endswith": FILE + "a packed file",
-    "datasets.core _name removeprefix": SHOWN + "torch's name of a dtype",
+    "datasets.tensors type_name removeprefix": SHOWN + "torch's name of a dtype",
     "datasets.files describe_content removeprefix": FILE + "a byte-order mark",
     "datasets.files describe_content startswith": FILE + "first bytes of known formats",
     "datasets.mnist_files _IdxFiles._misplaced endswith": FILE + "a packed file",

@@ -2,6 +2,7 @@
 
 A partition is called with the ``(N, *shape)`` targets, the number of shards and a random stream,
 and returns one int64 index array a shard, none of them empty.  Equal arguments give equal shards.
+Of several targets it gets the one called ``label``, else the first by name.
 """
 
 from byzpy_tw.partitions.builtin import Dirichlet, Extreme, Gamma, Iid, Local, Shards, Stride

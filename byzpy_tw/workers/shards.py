@@ -18,7 +18,7 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
     A plugin's partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
-    y = data.train.y
+    y = data.labels
     targets = (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
 
     def cut() -> list[np.ndarray]:
