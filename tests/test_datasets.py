@@ -426,4 +426,6 @@ class NamesTests(SynchronousTestCase):
     def test_names(self) -> None:
         """The catalogue's names, each once."""
         names = [name for name, _, _ in BUILTIN]
-        self.assertEqual(names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic"])
+        self.assertEqual(
+            names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic", "arrays"]
+        )

@@ -67,8 +67,9 @@ class Dataset:
     ``NAME:key=value,...``, where it is not classification.  The test data may be empty: then
     nothing can be evaluated.
 
-    ``mapped`` says that the tensors are files mapped into memory, of which a system keeps what it
-    has room for.  Raises `UnsuitableData` for unfit data.
+    ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
+    partition `given`.  ``mapped`` says that the tensors are files mapped into memory, of which a
+    system keeps what it has room for.  Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Dataset:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     task: str | None = None
+    nodes: Tensor | None = field(default=None, kw_only=True, repr=False)
     mapped: bool = field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -94,6 +96,8 @@ class Dataset:
         self._check_targets()
         if self.task is not None and not isinstance(self.task, str):
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
+        if self.nodes is not None:
+            self._check_nodes(tensors.plain_tensor(self.nodes, "nodes", "nodes"))
         for what in ("mean", "std"):
             # Numbers of other kinds are converted; the class is frozen.
             object.__setattr__(self, what, self._numbers(what, getattr(self, what)))
@@ -147,6 +151,16 @@ class Dataset:
                         f"targets{name} of the {what} data hold NaN or infinity in {len(bad)} of "
                         f"{len(split)} examples, first in example {bad[0]}"
                     )
+
+    def _check_nodes(self, nodes: Tensor) -> None:
+        whole = not nodes.is_floating_point() and nodes.dtype != torch.bool
+        if nodes.shape != (len(self.train),) or not whole:
+            raise self._unsuitable(
+                f"the participants of its examples are {type_name(nodes.dtype)} "
+                f"{tuple(nodes.shape)}, expected a whole number for each of {len(self.train)} "
+                "training examples"
+            )
+        object.__setattr__(self, "nodes", nodes)
 
     def _numbers(self, what: str, value: Any) -> tuple[float, ...]:
         channels = self._channels
@@ -311,7 +325,7 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        digest = sha256_of(*self._tensors)
+        digest = sha256_of(*self._tensors, *(() if self.nodes is None else (self.nodes,)))
         batches = [batch for _, split in self._splits for batch in (split.x, split.y)]
         if all(isinstance(batch, Tensor) for batch in batches):
             return digest

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.datasets.core import Dataset, Split
-from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regular
+from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regular, size_fault
 from byzpy_tw.errors import UnsuitableData
 
 UINT8 = 0x08  # IDX type code
@@ -59,12 +59,8 @@ def _read(file: BinaryIO | gzip.GzipFile, axes: int, is_: str) -> Tensor:
     while piece := file.read(max(0, min(_PIECE, size - start - len(content)))):
         content += piece
     found = start + len(content) + _count_rest(file)
-    if found != size:
-        off = abs(found - size)
-        raise FileFault(
-            f"{is_} {found} bytes, its header asks for {size}: {off} "
-            f"{'byte' if off == 1 else 'bytes'} too {'few' if found < size else 'many'}"
-        )
+    if fault := size_fault(found, size, is_):
+        raise FileFault(fault)
     if size == start:
         raise FileFault(f"holds nothing: its header says {' x '.join(map(str, shape))}")
     return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)

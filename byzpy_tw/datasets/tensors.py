@@ -38,7 +38,7 @@ def read_targets(value: Any) -> Batch:
 def _read(value: Any, what: str, letter: str, check: Callable[[Tensor, str, bool], None]) -> Batch:
     """Return the plain tensor `value`, or the plain tensors of a mapping, sorted by name."""
     if not isinstance(value, Mapping):
-        plain = _plain(value, what, letter)
+        plain = plain_tensor(value, what, letter)
         check(plain, "", True)
         return plain
     if not 1 <= len(value) <= _MOST_NAMES:
@@ -52,7 +52,7 @@ def _read(value: Any, what: str, letter: str, check: Callable[[Tensor, str, bool
                 f"{what}: {name!r:.80} names a tensor, expected a Python identifier, such as "
                 "'image' or 'mask'"
             )
-        found[name] = _plain(tensor, f"{what} {name!r}", f"{letter}[{name!r}]")
+        found[name] = plain_tensor(tensor, f"{what} {name!r}", f"{letter}[{name!r}]")
         check(found[name], f" {name!r}", False)
     lengths = {name: len(tensor) for name, tensor in found.items()}
     if len(set(lengths.values())) > 1:
@@ -61,7 +61,7 @@ def _read(value: Any, what: str, letter: str, check: Callable[[Tensor, str, bool
     return dict(sorted(found.items()))
 
 
-def _plain(value: Any, what: str, letter: str) -> Tensor:
+def plain_tensor(value: Any, what: str, letter: str) -> Tensor:
     """Return the tensor `value`, detached; `UnsuitableData` for anything but a plain tensor."""
     if not isinstance(value, Tensor):
         kind = type(value)
