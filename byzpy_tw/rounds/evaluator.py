@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.batches import cut, map_tensors
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
@@ -89,15 +90,16 @@ class Evaluator:
     @property
     def jobs(self) -> int:
         """The number of shares of the test data."""
-        return -(-len(self.dataset.test.y) // self._share)
+        return -(-len(self.dataset.test) // self._share)
 
     @torch.no_grad()
     def evaluate(self, job: int) -> EvaluationShare:
         """Evaluate share `job` of the test data."""
         part = slice(job * self._share, (job + 1) * self._share)
-        device = self.parameters.device
-        targets = self.dataset.test.y[part].to(device, copy=True)  # a task may write to them
-        inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
+        test, device = self.dataset.test, self.parameters.device
+        # A task may write to targets.
+        targets = map_tensors(lambda y: y.to(device, copy=True), cut(test.y, part))
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(cut(test.x, part)))
         with plugin_call(self.who):
             outputs = compute_outputs(self._call(), inputs, self.task, self.who)
         loss = float(self.task.loss(outputs, targets))

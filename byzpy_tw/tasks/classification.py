@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 from torch import Tensor, nn
 
+from byzpy_tw.batches import Batch, length
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
@@ -24,20 +25,28 @@ class Classification:
     def check_data(self, data: Dataset) -> str:
         if self.classes is None:
             return "it has no classes: give its Dataset classes=, or choose another task by --task"
+        y, cure = data.train.y, ""
+        if not isinstance(y, Tensor):
+            return f"its targets are {', '.join(y)}, expected one tensor of labels"
+        if y.ndim == 2:
+            cure = ": y.squeeze(1)" if y.shape[1] == 1 else ": y.argmax(1), if it is one-hot"
+        if y.ndim > 1:
+            return f"its labels are of shape {tuple(y.shape)}, expected (N,){cure}"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
+    def check_outputs(self, outputs: Any, inputs: Batch) -> str:
         assert self.classes is not None
+        count = length(inputs)
         if isinstance(outputs, Tensor):
-            fits = outputs.ndim == 2 and len(outputs) == len(inputs)
+            fits = outputs.ndim == 2 and len(outputs) == count
             if fits and outputs.shape[1] >= self.classes and outputs.is_floating_point():
                 return ""
             got = f"{tuple(outputs.shape)} of {outputs.dtype}"
         else:
             got = f"a {type(outputs).__name__}"
         return (
-            f"{got} for {len(inputs)} examples of {self.classes} classes, expected "
-            f"one tensor of ({len(inputs)}, {self.classes}) scores"
+            f"{got} for {count} examples of {self.classes} classes, expected "
+            f"one tensor of ({count}, {self.classes}) scores"
         )
 
     def weight(self, targets: Tensor) -> int:

@@ -22,6 +22,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import seeds
+from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
@@ -89,9 +90,9 @@ class MicroBatches:
         return shard[stream.choice(len(shard), size, replace=False)]
 
     @cached_property
-    def targets(self) -> Tensor:
+    def targets(self) -> Batch:
         """The batch's targets, in memory of their own: false ones for ``label-flip``."""
-        targets = self.dataset.train.y.index_select(0, torch.from_numpy(self.indices))
+        targets = take(self.dataset.train.y, self.indices)
         return self.task.flip(targets) if self.flip_targets else targets
 
     @cached_property
@@ -99,14 +100,18 @@ class MicroBatches:
         """The weight of the whole batch, by which the loss of each part is divided."""
         return self.task.weight(self.targets)
 
+    def _put(self, batch: Batch) -> Batch:
+        """Return `batch` on the device."""
+        return map_tensors(lambda tensor: self.device.put(tensor)[0], batch)
+
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
         spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
         if not self.weight:  # such as padding alone: its mean loss is not a number
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
         place = slice(part * size, (part + 1) * size)
-        examples = train.x.index_select(0, torch.from_numpy(self.indices[place]))
-        inputs, targets = self.device.put(self.dataset.inputs(examples), self.targets[place])
+        inputs = self._put(self.dataset.inputs(take(train.x, self.indices[place])))
+        targets = self._put(cut(self.targets, place))
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who):
             loss, gradients = loss_and_gradient(

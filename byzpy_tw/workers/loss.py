@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.batches import Batch, call_model
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
 
 
-def compute_outputs(model: nn.Module, inputs: Tensor, task: Task, who: str) -> Any:
-    """Return what `model` makes of `inputs`, as `task` needs it.
+def compute_outputs(model: nn.Module, inputs: Batch, task: Task, who: str) -> Any:
+    """Return what `model` makes of `inputs`, as `task` needs it.  Several inputs are keywords.
 
     Raises `UnsuitableModel`, with `who` in front, if the model returns anything else.
     """
-    outputs = model(inputs)
+    outputs = call_model(model, inputs)
     if why := task.check_outputs(outputs, inputs):
         raise UnsuitableModel(f"{who} returned {why}")
     return outputs
@@ -36,8 +37,8 @@ def as_one_tensor(outputs: Any) -> Tensor:
 def loss_and_gradient(
     model: nn.Module,
     leaves: Sequence[Tensor],
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Batch,
+    targets: Batch,
     task: Task,
     weight: int,
     seed: Callable[[], int],

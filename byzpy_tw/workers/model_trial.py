@@ -28,6 +28,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import global_random, models, object_state, seeds
+from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
@@ -251,18 +252,22 @@ class ModelTrial:
 
     # -- computing
 
-    def _batch(self, number: int) -> tuple[Tensor, Tensor, int]:
+    def _batch(self, number: int) -> tuple[Batch, Batch, int]:
         """Return inputs and targets of a few training examples, and a seed for dropout."""
         data, seed = self.data, self.spec.seed
         count = len(data.train)
         size = min(self._larger if number else EXAMPLES, count)
         stream = seeds.stream(seed, "trial", number)
-        chosen = torch.from_numpy(stream.choice(count, size, replace=False))
-        inputs = data.inputs(data.train.x.index_select(0, chosen)).to(self.device)
-        targets = data.train.y.index_select(0, chosen).to(self.device)
+        chosen = stream.choice(count, size, replace=False)
+        inputs = self._put(data.inputs(take(data.train.x, chosen)))
+        targets = self._put(take(data.train.y, chosen))
         return inputs, targets, seeds.torch_seed(seed, "trial", number)
 
-    def task_batches(self) -> list[tuple[Any, Tensor]]:
+    def _put(self, batch: Batch) -> Batch:
+        """Return `batch` on the device."""
+        return map_tensors(lambda tensor: tensor.to(self.device), batch)
+
+    def task_batches(self) -> list[tuple[Any, Batch]]:
         """Return outputs and targets of two batches, for the trial of a task."""
         self._larger = min(TASK_EXAMPLES, len(self.data.train))
         found = []
@@ -334,13 +339,14 @@ class ModelTrial:
         """Try evaluation; return the paths of objects that the model keeps on itself."""
         data, who = self.data, self.who
         examples = (data.test if len(data.test) else data.train).x
-        inputs = data.inputs(examples[:EXAMPLES]).to(self.device)
+        inputs = self._put(data.inputs(cut(examples, slice(EXAMPLES))))
         model.eval()
         buffers = self._buffers()
 
         def scores() -> Tensor:
             with plugin_call(who), torch.no_grad():
-                return as_one_tensor(compute_outputs(model, inputs.clone(), self.task, who))
+                own = map_tensors(torch.clone, inputs)
+                return as_one_tensor(compute_outputs(model, own, self.task, who))
 
         before = snapshot(model)
         first = self._without_draws(scores, scores)

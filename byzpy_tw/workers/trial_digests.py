@@ -18,7 +18,9 @@ from attrs import field, frozen
 from attrs.validators import deep_iterable, instance_of, matches_re, max_len
 from torch import Tensor
 
+from byzpy_tw.batches import map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.tensors import input_dtype
 from byzpy_tw.errors import WireError
 from byzpy_tw.object_state import tensor_digest
 from byzpy_tw.vectors import norm_of, sha256_of
@@ -77,8 +79,12 @@ class TrialDigests:
         for shard in shards:
             numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
         kinds: tuple[Any, ...] = (data.classes, data.shape)
+        x, y = data.train.x, data.train.y
         if data.classes is None or task != "classification":  # or as before there were tasks
-            kinds = (*kinds, data.target_shape, str(data.train.y.dtype), task)
+            kinds = (*kinds, data.target_shape, map_tensors(lambda t: str(t.dtype), y), task)
+        dtypes = set(map(input_dtype, tensors_of(x)))
+        if dtypes != {torch.float32}:  # or as before there were others
+            kinds = (*kinds, map_tensors(lambda t: str(input_dtype(t)), x))
         return cls(
             shards=numbers.hexdigest(),
             classes=hashlib.sha256(repr(kinds).encode()).hexdigest(),
