@@ -127,6 +127,13 @@ class Handshake:
             )
         if opened.trial is None or mine.trial is None:
             return
+        if mine.trial.has_other_frozen(opened.trial):
+            raise ServerDiffers(
+                f"{name}'s {config.model!r} has other values in its frozen parameters than the "
+                f"trainer's (digests {str(opened.trial.frozen)[:12]} and "
+                f"{str(mine.trial.frozen)[:12]}): give both the same file of them, or the same "
+                "version of the model's plugin"
+            )
         differing = mine.trial.differences(opened.trial, exact=exact, local=local)
         if differing:
             line = (

@@ -28,6 +28,7 @@ from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Task
+from byzpy_tw.workers.batch_parts import cut_batch
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.pool import Pool
@@ -71,10 +72,16 @@ class MicroBatches:
     node: int
     round: int
     flip_targets: bool
+    join_single: bool = False  # as models with BatchNorm need
 
     @property
     def parts(self) -> int:
-        return -(-self.spec.batch_size // self.spec.micro_batch_size)
+        return len(self._places)
+
+    @cached_property
+    def _places(self) -> list[slice]:
+        spec = self.spec
+        return cut_batch(spec.batch_size, spec.micro_batch_size, join_single=self.join_single)
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -106,10 +113,10 @@ class MicroBatches:
 
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
-        spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
+        spec, train = self.spec, self.dataset.train
         if not self.weight:  # such as padding alone: its mean loss is not a number
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
-        place = slice(part * size, (part + 1) * size)
+        place = self._places[part]
         inputs = self._put(self.dataset.inputs(take(train.x, self.indices[place])))
         targets = self._put(cut(self.targets, place))
         stream = (spec.seed, "dropout", self.node, self.round, part)

@@ -54,4 +54,6 @@ def loss_and_gradient(
     with models.randomness(seed):
         outputs = compute_outputs(model, inputs, task, who)
     loss = task.loss(outputs, targets) / weight
+    if not loss.requires_grad:
+        return loss.detach(), [None] * len(leaves)
     return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 import torch
 from attrs import field, frozen
-from attrs.validators import deep_iterable, instance_of, matches_re, max_len
+from attrs.validators import deep_iterable, instance_of, matches_re, max_len, optional
 from torch import Tensor
 
 from byzpy_tw.batches import map_tensors, tensors_of
@@ -28,6 +28,7 @@ from byzpy_tw.vectors import norm_of, sha256_of
 TOLERANCE = 1e-3  # relative, between processes whose bits are not expected to be equal
 _STRETCHES = 16  # of a gradient, whose norms are compared
 _HEX = matches_re(r"[0-9a-f]{64}")
+_OPTIONAL_HEX = optional([instance_of(str), _HEX])
 
 
 def is_finite(gradient: TrialDigests | GradientDigests) -> bool:
@@ -58,7 +59,8 @@ class TrialDigests:
     ``shards``: each node's examples; ``classes``: number of classes and shape of an example, and
     the task and shape of a target where these are not classes; ``normalisation``: the numbers
     that inputs are made with; ``gradient``: of two examples, with its ``loss`` and the ``norms``
-    of its stretches, for processes that round otherwise.
+    of its stretches, for processes that round otherwise.  ``frozen`` and ``buffers``: the model's
+    frozen parameters, and its constant buffers; None where it has none, and of byzpy_tw 0.1.
     """
 
     shards: str = field(validator=[instance_of(str), _HEX])
@@ -69,11 +71,14 @@ class TrialDigests:
     norms: tuple[float, ...] = field(
         validator=[max_len(_STRETCHES), deep_iterable(instance_of(float), instance_of(tuple))]
     )
+    frozen: str | None = field(default=None, validator=_OPTIONAL_HEX)
+    buffers: str | None = field(default=None, validator=_OPTIONAL_HEX)
 
     @classmethod
     def of(
-        cls, gradient: GradientDigests, data: Dataset, shards: Sequence[np.ndarray], task: str
-    ) -> TrialDigests:
+        cls, gradient: GradientDigests, data: Dataset, shards: Sequence[np.ndarray], task: str,
+        *, frozen: str | None = None, buffers: str | None = None,
+    ) -> TrialDigests:  # fmt: skip
         """Return the digests of this process, of a run whose task is written as `task`."""
         numbers = hashlib.sha256()
         for shard in shards:
@@ -92,10 +97,16 @@ class TrialDigests:
             gradient=gradient.sha256,
             loss=gradient.loss,
             norms=gradient.norms,
+            frozen=frozen,
+            buffers=buffers,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the fields' names, without those that are None."""
+        return attrs.asdict(self, filter=lambda _, value: value is not None)
+
     def to_json(self) -> str:
-        return json.dumps(attrs.asdict(self), sort_keys=True)
+        return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> TrialDigests:
@@ -109,6 +120,10 @@ class TrialDigests:
             why = str(e.args[0] if e.args else e)
             raise WireError(f"no trial in the answer to OpenRun: {why}"[:300]) from e
 
+    def has_other_frozen(self, other: TrialDigests) -> bool:
+        """Return whether frozen parameters are other ones in the process of `other`."""
+        return None not in (self.frozen, other.frozen) and self.frozen != other.frozen
+
     def differences(self, other: TrialDigests, *, exact: bool, local: bool) -> list[str]:
         """Name the differences between this trial and a server's, for users.
 
@@ -118,6 +133,10 @@ class TrialDigests:
         found = []
         if self.classes != other.classes:
             found.append("the number of classes, the shape of an example or target, or the task")
+        if self.has_other_frozen(other):
+            found.append("the values of its frozen parameters")
+        if exact and None not in (self.buffers, other.buffers) and self.buffers != other.buffers:
+            found.append("the model's buffers")
         if local:
             return found
         if self.normalisation != other.normalisation:
