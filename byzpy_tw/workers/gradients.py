@@ -11,6 +11,7 @@ of rows, so a node's bits would depend on the other nodes.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +28,11 @@ from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Task
+from byzpy_tw.vectors import exact_norm
+from byzpy_tw.workers.batch_order import BatchOrder, batch_length
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
+from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
@@ -54,6 +58,18 @@ class Gradient:
         """The ``(d,)`` vector, in memory of its own."""
         return torch.cat(self.pieces)
 
+    def clipped(self, norm: float) -> Gradient:
+        """Return the gradient, scaled to `norm` where it is longer.
+
+        Its own norm is accumulated in float64.  One that is not finite is left for the trainer
+        to refuse.
+        """
+        length = math.hypot(*map(exact_norm, self.pieces))
+        if not norm < length < math.inf:
+            return self
+        # Not in place: the gradients of two parameters may be one tensor.
+        return Gradient(tuple(piece * (norm / length) for piece in self.pieces), self.loss)
+
 
 @frozen(eq=False, slots=False)
 class MicroBatches:
@@ -63,6 +79,7 @@ class MicroBatches:
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
     spec: RunSpec
+    order: BatchOrder
     device: Device
     who: str  # the owner of the model's code, for errors
     task: Task
@@ -73,20 +90,13 @@ class MicroBatches:
 
     @property
     def parts(self) -> int:
-        return -(-self.spec.batch_size // self.spec.micro_batch_size)
+        length = batch_length(len(self.shard), self.round, self.spec)
+        return -(-length // self.spec.micro_batch_size)
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """The batch: ``(b,)`` int64 indices into the training data.
-
-        Drawn anew each round, by default without repetition within a batch: a function of the
-        spec, the node and the round alone, so that any server can rebuild the node.
-        """
-        shard, size = self.shard, self.spec.batch_size
-        stream = seeds.stream(self.spec.seed, "batch", self.node, self.round)
-        if self.spec.replacement:  # the same draws as by `choice`, faster
-            return shard[stream.integers(0, len(shard), size)]
-        return shard[stream.choice(len(shard), size, replace=False)]
+        """The batch: ``(b,)`` int64 indices into the training data."""
+        return self.shard[self.order.choose(len(self.shard), self.node, self.round)]
 
     @cached_property
     def targets(self) -> Tensor:
@@ -106,12 +116,12 @@ class MicroBatches:
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
         place = slice(part * size, (part + 1) * size)
         examples = train.x.index_select(0, torch.from_numpy(self.indices[place]))
-        inputs, targets = self.device.put(self.dataset.inputs(examples), self.targets[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
-        with plugin_call(self.who):
+        with plugin_call(self.who), explain_out_of_memory(len(examples)):
+            inputs, targets = self.device.put(self.dataset.inputs(examples), self.targets[place])
             loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, targets, self.task, self.weight,
-                lambda: seeds.torch_seed(*stream), self.who,
+                lambda: seeds.torch_seed(*stream), self.who, spec.precision,
             )  # fmt: skip
         # Flat is not enough: a stacked parameter's gradient has a stride.
         pieces = [g.reshape(-1).contiguous() for g in gradients if g is not None]
