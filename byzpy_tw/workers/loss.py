@@ -22,13 +22,18 @@ def compute_outputs(
 
     Raises `UnsuitableModel`, with `who` in front, if the model returns anything else.
     """
-    with multiplication(precision, inputs.device), autocast(precision, inputs.device):
+    device = _device_of(inputs)
+    with multiplication(precision, device), autocast(precision, device):
         outputs = model(inputs)
     if precision != FLOAT32:
         outputs = widened(outputs)
     if why := task.check_outputs(outputs, inputs):
         raise UnsuitableModel(f"{who} returned {why}")
     return outputs
+
+
+def _device_of(inputs: Any) -> torch.device:
+    return next(tensors_in(inputs)).device
 
 
 def as_one_tensor(outputs: Any) -> Tensor:
@@ -59,6 +64,6 @@ def loss_and_gradient(
     # write into the leaves.
     with models.randomness(seed):
         outputs = compute_outputs(model, inputs, task, who, precision)
-    with multiplication(precision, inputs.device):
+    with multiplication(precision, _device_of(inputs)):
         loss = task.loss(outputs, targets) / weight
         return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)
