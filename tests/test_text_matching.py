@@ -110,7 +110,9 @@ USES = {
 # Modules that look for words in an error's text, and why.
 SEARCHED = {
     "models.building": "torch's errors about its meta device have no class of their own; either "
-        "way an error is raised, with advice or without"
+        "way an error is raised, with advice or without",
+    "workers.memory": "torch's error about the memory of a CPU has no class of its own; either way "
+        "an error is raised, with advice or without",
 }  # fmt: skip
 
 

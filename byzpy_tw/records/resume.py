@@ -29,6 +29,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.precision import FLOAT32
 from byzpy_tw.workers.trial_digests import TrialDigests
 
 
@@ -167,6 +168,7 @@ def compare_with_recorded(
     trial: TrialDigests,
     here: Environment,
     strict: bool,
+    precision: str = FLOAT32,
 ) -> list[str]:
     """Return the differences between this process and the one that began the run.
 
@@ -187,13 +189,17 @@ def compare_with_recorded(
         for name, now in {"byzpy_tw": byzpy_tw.__version__, **now_here}.items()
         if versions.get(name, now) != now
     ]
-    lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
+    lines += compare_trials(
+        before.get("trial"), trial, versions.get("probe") == here.probe, precision
+    )
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
 
 
-def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
+def compare_trials(
+    recorded: Any, now: TrialDigests, exact: bool, precision: str = FLOAT32
+) -> list[str]:
     """Return the differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
@@ -201,5 +207,5 @@ def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
         then = TrialDigests.from_json(json.dumps(recorded))
     except WireError:
         return ["config.json has no trial that this program writes"]
-    found = then.differences(now, exact=exact, local=False)
+    found = then.differences(now, exact=exact, local=False, precision=precision)
     return [f"since the run was begun, {' and '.join(found)} changed"] if found else []

@@ -25,6 +25,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
+from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.tasks import make_task, task_of
@@ -46,6 +47,7 @@ def build_host(
     Reads the dataset unless it is given.  Tries the model unless `trial_outcome` is given, of a
     trial in this process on the same data.  See `check_model` for the limits.
     """
+    check_precision(spec.precision, device.place)
     if dataset is None:
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)

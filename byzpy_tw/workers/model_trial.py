@@ -38,6 +38,7 @@ from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.tasks import Task
 from byzpy_tw.workers import model_checks as checks
 from byzpy_tw.workers.loss import as_one_tensor, compute_outputs, loss_and_gradient
+from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.task_trial import TASK_EXAMPLES, try_task
@@ -290,8 +291,8 @@ class ModelTrial:
     def scores(self, model: nn.Module | None = None) -> Tensor:
         """Return the outputs of batch 0, as in training, by `model` or the instance itself."""
         inputs, _, seed = self._batch(0)
-        with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
-            found = self.model if model is None else model
+        found, noise = self.model if model is None else model, models.randomness(seed)
+        with plugin_call(self.who), torch.no_grad(), noise, explain_out_of_memory(len(inputs)):
             return as_one_tensor(compute_outputs(found, inputs, self.task, self.who))
 
     def _gradient(
@@ -301,11 +302,10 @@ class ModelTrial:
         model = self.model if model is None else model
         who, task, (inputs, targets, seed) = self.who, self.task, self._batch(number)
         weight = task.weight(targets) or 1  # of two examples that have none
+        given = (inputs, targets, task, weight, lambda: seed, who, self.spec.precision)
         try:
-            with plugin_call(who):
-                loss, found = loss_and_gradient(
-                    model, self.leaves, inputs, targets, task, weight, lambda: seed, who
-                )
+            with plugin_call(who), explain_out_of_memory(len(targets)):
+                loss, found = loss_and_gradient(model, self.leaves, *given)
         except Exception as e:
             if self._computed and e.__cause__ is not None and self._works_first(number):
                 raise UnsuitableModel(
