@@ -57,7 +57,7 @@ USES = {
     "plugin_code _innermost_line partition": CODE + "the package of a module",
     "plugin_code _innermost_line startswith": CODE + "code without a file, such as <string>",
     "plugins.contracts PluginAttack.__getattr__ startswith": CODE + "private attributes",
-    "plugins.distributions canonical_name re.sub": PLUGIN + "a distribution's, as packaging spells it",
+    "plugins.distributions canonical_name re.sub": PLUGIN + "a distribution's, as pip spells it",
     "plugins.hookspecs _check_name re.fullmatch": PLUGIN + "its spelling",
     "plugins.hookspecs _check_name re.sub": PLUGIN + "a better spelling",
     "plugins.naming parse partition": OPTION + "NAME:key=value",
