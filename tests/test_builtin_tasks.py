@@ -315,6 +315,11 @@ class RefusedTests(SynchronousTestCase):
             self.assertIn(words, task.check_outputs(outputs, x))
         self.assertEqual(make("next-token", 7, (5,)).check_outputs(torch.ones(4, 5, 9), x), "")
         self.assertEqual(make("regression").check_outputs(torch.ones(4), x), "")
+        for task, outputs in ((make("classification", 3), torch.ones(4, 3)),
+                              (make("multi-label", shape=(3,)), torch.ones(4, 3)),
+                              (make("regression"), torch.ones(4)),
+                              (make("next-token", 7, (5,)), torch.ones(4, 5, 7))):  # fmt: skip
+            self.assertEqual(task.check_outputs(outputs, {"a": x, "b": x, "c": x}), "")
 
     def test_parameters(self) -> None:
         """They are named as users write them."""

@@ -9,7 +9,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from byzpy_tw.parameters import boolean, real
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, length
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ class Classification:
             return "it has no classes: give its Dataset classes=, or choose another task by --task"
         if why := check_one_tensor(data):
             return why
-        if data.target_shape != ():
-            return (
-                f"its targets are of shape {data.target_shape}, expected one class for each "
-                "example: choose another task by --task, such as next-token"
-            )
+        y, cure = data.train.y, ", or choose another task by --task"
+        if y.ndim == 2:
+            cure = ": y.squeeze(1)" if y.shape[1] == 1 else f": y.argmax(1), if it is one-hot{cure}"
+        if y.ndim > 1:
+            return f"its labels are of shape {tuple(y.shape)}, expected (N,){cure}"
         if self.top5 and self.classes <= _TOP:
             return f"of its {self.classes} classes five are all: leave top5 out"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
+    def check_outputs(self, outputs: Any, inputs: Any) -> str:
         assert self.classes is not None
-        k, least = len(inputs), self.classes
+        k, least = length(inputs), self.classes
         return check_shape(
             outputs,
             lambda shape: len(shape) == 2 and shape[0] == k and shape[1] >= least,

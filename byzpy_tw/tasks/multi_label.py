@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 from torch import Tensor, nn
 
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit, length
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class MultiLabel:
                 )
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
-        k, labels = len(inputs), prod(self.target_shape)
+    def check_outputs(self, outputs: Any, inputs: Any) -> str:
+        k, labels = length(inputs), prod(self.target_shape)
         return check_shape(
             outputs,
             lambda shape: shape == (k, labels),

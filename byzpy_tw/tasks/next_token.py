@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 from torch import Tensor, nn
 
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit, length
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class NextToken:
             return f"all targets of the training data are {IGNORED}, which does not count"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
+    def check_outputs(self, outputs: Any, inputs: Any) -> str:
         assert self.classes is not None
-        wanted, least = (len(inputs), *self.target_shape), self.classes
+        wanted, least = (length(inputs), *self.target_shape), self.classes
         return check_shape(
             outputs,
             lambda shape: shape[:-1] == wanted and shape[-1] >= least,
-            f"{len(inputs)} sequences of {least} tokens",
+            f"{wanted[0]} sequences of {least} tokens",
             f"{(*wanted, least)} logits",
         )
 

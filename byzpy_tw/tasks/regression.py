@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.parameters import choice, real
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, length
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Regression:
 
     @property
     def _has_r2(self) -> bool:
-        return math.prod(self.target_shape) <= _MOST
+        # A mapping of shapes is refused by `check_data`, later.
+        return isinstance(self.target_shape, tuple) and math.prod(self.target_shape) <= _MOST
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -71,8 +72,8 @@ class Regression:
             return "its targets are true or false, expected numbers: y.float(), or multi-label"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
-        k, numbers = len(inputs), math.prod(self.target_shape)
+    def check_outputs(self, outputs: Any, inputs: Any) -> str:
+        k, numbers = length(inputs), math.prod(self.target_shape)
         return check_shape(
             outputs,
             lambda shape: shape[:1] == (k,) and math.prod(shape) == k * numbers,
