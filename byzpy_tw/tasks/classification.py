@@ -46,6 +46,7 @@ class Classification:
         if why := check_one_tensor(data):
             return why
         y, cure = data.train.y, ", or choose another task by --task"
+        assert isinstance(y, Tensor)
         if y.ndim == 2:
             cure = ": y.squeeze(1)" if y.shape[1] == 1 else f": y.argmax(1), if it is one-hot{cure}"
         if y.ndim > 1:

@@ -45,6 +45,7 @@ class MultiLabel:
                 "0 or 1 for each of L labels"
             )
         for name, split in (("training", data.train), ("test", data.test)):
+            assert isinstance(split.y, Tensor)
             first = first_unfit(split.y, lambda y: (y == 0) | (y == 1))
             if first is not None:
                 return (

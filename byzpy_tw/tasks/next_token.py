@@ -45,6 +45,7 @@ class NextToken:
                 f"its targets are of shape {self.target_shape} for each example, expected (T,): "
                 "the next token at each of T places"
             )
+        assert isinstance(data.train.y, Tensor)
         if first_unfit(data.train.y, lambda y: y == IGNORED) is None:
             return f"all targets of the training data are {IGNORED}, which does not count"
         return ""

@@ -68,7 +68,7 @@ class Regression:
             return why
         if data.classes is not None:
             return "its Dataset has classes: give it classes=None, the targets are numbers"
-        if data.train.y.dtype == torch.bool:
+        if isinstance(data.train.y, Tensor) and data.train.y.dtype == torch.bool:
             return "its targets are true or false, expected numbers: y.float(), or multi-label"
         return ""
 
