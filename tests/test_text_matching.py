@@ -34,8 +34,13 @@ USES = {
     "config.toml _parse re.search": OPTION + "the place of a number of thousands of digits",
     "config.toml _quote_line re.search": SHOWN + "the line that tomllib found wrong; before "
         "Python 3.14 its error has the number in its text alone",
+    "datasets.array_files _open_npz endswith": FILE + "arrays in an archive",
+    "datasets.array_files _open_npz removesuffix": FILE + "the name of an array in an archive",
+    "datasets.arrays _names removeprefix": FILE + "the name of one of several arrays",
+    "datasets.arrays _names startswith": FILE + "the name of one of several arrays",
+    "datasets.arrays re.compile": OPTION + "the name of files, and no path",
     "datasets.cifar_files _describe_mismatch endswith": FILE + "a packed file",
-    "datasets.core _name removeprefix": SHOWN + "torch's name of a dtype",
+    "datasets.tensors type_name removeprefix": SHOWN + "torch's name of a dtype",
     "datasets.files describe_content removeprefix": FILE + "a byte-order mark",
     "datasets.files describe_content startswith": FILE + "first bytes of known formats",
     "datasets.mnist_files _IdxFiles._misplaced endswith": FILE + "a packed file",
@@ -59,11 +64,13 @@ USES = {
     "plugin_code _innermost_line partition": CODE + "the package of a module",
     "plugin_code _innermost_line startswith": CODE + "code without a file, such as <string>",
     "plugins.contracts PluginAttack.__getattr__ startswith": CODE + "private attributes",
-    "plugins.distributions _canonical re.sub": PLUGIN + "a distribution's, as packaging spells it",
+    "plugins.distributions canonical_name re.sub": PLUGIN + "a distribution's, as pip spells it",
     "plugins.hookspecs _check_name re.fullmatch": PLUGIN + "its spelling",
     "plugins.hookspecs _check_name re.sub": PLUGIN + "a better spelling",
     "plugins.naming parse partition": OPTION + "NAME:key=value",
     "plugins.naming re.compile": OPTION + "NAME:key=value",
+    "plugins.plugin_files PluginFile.module re.sub": FILE + "a file's name, as a module's",
+    "plugins.plugin_files re.compile": FILE + "the name of a file of Python code",
     "protocol.keygen re.compile": OPTION + "a server's name",
     "protocol.keys _parse_pem endswith": FILE + "the kind of a block of PEM",
     "protocol.keys re.compile": FILE + "blocks of PEM",
@@ -107,7 +114,9 @@ USES = {
 # Modules that look for words in an error's text, and why.
 SEARCHED = {
     "models.building": "torch's errors about its meta device have no class of their own; either "
-        "way an error is raised, with advice or without"
+        "way an error is raised, with advice or without",
+    "workers.memory": "torch's error about the memory of a CPU has no class of its own; either way "
+        "an error is raised, with advice or without",
 }  # fmt: skip
 
 

@@ -9,19 +9,23 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import define
 
 from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.config.validators import to_tuple
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
 from byzpy_tw.records.summary import curve, metric_curve, summarize
 from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value
+
+if TYPE_CHECKING:
+    from byzpy_tw.plugins import Registry
 
 _NOTEBOOK_STYLE = """
 th, td { text-align: left; }
@@ -45,12 +49,17 @@ class Result:
     history: tuple[Mapping[str, Any], ...]
     figures: Mapping[str, Any]
     task_metrics: Sequence[Metric] = DEFAULT
+    plugin: Sequence[str] | None = None  # paths of the run's files of code, for `model`
 
     @classmethod
-    def read(cls, path: str | PathLike[str]) -> Result:
+    def read(
+        cls, path: str | PathLike[str], *, plugin: str | Sequence[str] | None = None
+    ) -> Result:
         """Read the run in `path`, also one that is under way or was killed (status: unfinished).
 
-        Raises `RunDirectoryError` where there is no run, or a file of it is damaged.
+        `plugin` are the paths of the files of a run with ``--plugin``, whose code `model` and
+        `dataset` need: no file is run that only the records name.  Raises
+        `RunDirectoryError` where there is no run, or a file of it is damaged.
         """
         path = expand_home(path)
         run = read_run(path, strict=True)
@@ -59,7 +68,8 @@ class Result:
         if figures is None:
             figures = summarize(config, run.rounds, run.metrics).figures()
             figures = {"status": "unfinished", "error": None, **figures}
-        return cls(path, config, tuple(run.rounds), figures, run.metrics)
+        plugin = None if plugin is None else to_tuple(plugin)
+        return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin)
 
     @property
     def status(self) -> str:
@@ -167,13 +177,12 @@ class Result:
         as in the run; raises `DatasetUnavailable` beside the errors of `parameters`.
         """
         from byzpy_tw.models import needs_statistics
-        from byzpy_tw.plugins.shorthand import registry
         from byzpy_tw.report.input_check import check_inputs
         from byzpy_tw.rounds.final_model import make_final_model
 
         parameters, data = self.parameters, self._read_dataset()
         root = absolute(self.config.data_root)
-        model = make_final_model(self.config.spec(), registry(), data, parameters, root)
+        model = make_final_model(self.config.spec(), self._registry(), data, parameters, root)
         if needs_statistics(model):  # computed from the data
             self._check_dataset(data)
         check_inputs(model, data)
@@ -191,11 +200,17 @@ class Result:
         save_model(self.model(), absolute(path))
 
     def _read_dataset(self) -> Any:
-        from byzpy_tw.plugins.shorthand import registry
         from byzpy_tw.workers.data import make_dataset
 
         root = absolute(self.config.data_root)
-        return make_dataset(registry(), self.config.dataset, self.config.partition, root)
+        return make_dataset(self._registry(), self.config.dataset, self.config.partition, root)
+
+    def _registry(self) -> Registry:
+        from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.records.resume import read_recorded_plugin_files
+
+        files = read_recorded_plugin_files(self.path, self.plugin, trusted=False)
+        return registry(files=files)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""

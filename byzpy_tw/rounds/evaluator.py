@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.batches import cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
@@ -92,7 +93,7 @@ class Evaluator:
     @property
     def jobs(self) -> int:
         """The number of shares of the test data."""
-        return -(-len(self.dataset.test.y) // self._share)
+        return -(-len(self.dataset.test) // self._share)
 
     @property
     def statistics_jobs(self) -> int:
@@ -102,8 +103,11 @@ class Evaluator:
     @torch.no_grad()
     def record_statistics(self, job: int) -> Mapping[str, models.Sums]:
         """Return what reaches each layer with statistics from part `job` of the sample."""
-        examples = self.dataset.train.x.index_select(0, self.sample.parts[job])
-        inputs = self.dataset.inputs(examples).to(self.parameters.device)
+        device, examples = (
+            self.parameters.device,
+            take(self.dataset.train.x, self.sample.parts[job]),
+        )
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(examples))
         with plugin_call(self.who), models.recording() as found:
             compute_outputs(self._call(), inputs, self.task, self.who)
         return found
@@ -120,9 +124,10 @@ class Evaluator:
     def evaluate(self, job: int) -> EvaluationShare:
         """Evaluate share `job` of the test data."""
         part = slice(job * self._share, (job + 1) * self._share)
-        device = self.parameters.device
-        targets = self.dataset.test.y[part].to(device, copy=True)  # a task may write to them
-        inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
+        test, device = self.dataset.test, self.parameters.device
+        # A task may write to targets.
+        targets = map_tensors(lambda y: y.to(device, copy=True), cut(test.y, part))
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(cut(test.x, part)))
         with plugin_call(self.who):
             outputs = compute_outputs(self._call(), inputs, self.task, self.who)
         loss = float(self.task.loss(outputs, targets))

@@ -38,6 +38,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import check_shard, make_shards
 from byzpy_tw.workers.tasks import task_of
 
@@ -126,6 +127,8 @@ def prepare_data(
     `folder` is the run's, and `recorded` its config.json where it is resumed.
     """
     spec, root = config.spec(), absolute(config.data_root)
+    if not config.remote_hosts:  # or each server tells for itself
+        check_precision(config.precision, rules.aggregation.device.place)
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):

@@ -137,7 +137,7 @@ class Training:
             self.views.warn(line)
         for line in compare_with_recorded(
             self.resume_point, prepared.evaluator.dimension, prepared.digest, outcome.trial,
-            prepared.environment, self.config.strict,
+            prepared.environment, self.config.strict, self.config.precision,
         ):  # fmt: skip
             self.views.warn(f"{line}: results may differ in their last bits")
         return prepared

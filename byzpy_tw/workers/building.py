@@ -14,7 +14,9 @@ from torch.autograd import graph
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from byzpy_tw import models
+from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.tensors import input_dtype
 from byzpy_tw.errors import LimitExceeded, UnsuitableModel
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
@@ -23,6 +25,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
+from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.tasks import make_task, task_of
@@ -44,6 +47,7 @@ def build_host(
     Reads the dataset unless it is given.  Tries the model unless `trial_outcome` is given, of a
     trial in this process on the same data.  See `check_model` for the limits.
     """
+    check_precision(spec.precision, device.place)
     if dataset is None:
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(
@@ -114,7 +118,7 @@ def check_model(
         sized = models.make_on_meta(factory, {})
     check_statistics(spec, registry, sized)
     d = _check_size(spec, sized, most_elements)
-    held = spec.batch_size * data.train.y[0].nbytes
+    held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
             f"a batch of {spec.batch_size:,} examples holds {held / 2**20:.0f} MiB of targets, "
@@ -122,9 +126,12 @@ def check_model(
         )
     examples = min(spec.micro_batch_size, spec.batch_size)
     # Running the model takes seconds the first time, and hardly any model keeps more of an
-    # example than it has parameters, and than 128 channels of its size.
-    if most_working is not None and examples * 4 * (d + 128 * prod(data.shape)) > most_working:
-        working = examples * activation_bytes_per_example(factory, data.shape)
+    # example than it has parameters, and than 128 channels of its size; but of tokens.
+    inputs = tensors_of(data.train.x)
+    kept = d + 128 * sum(prod(x.shape[1:]) for x in inputs)
+    tokens = any(input_dtype(x) == torch.int64 for x in inputs)
+    if most_working is not None and (tokens or examples * 4 * kept > most_working):
+        working = examples * activation_bytes_per_example(factory, data.train.x)
         if working > most_working:
             raise LimitExceeded(
                 f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
@@ -176,12 +183,18 @@ def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> Non
 def _model_factory(
     spec: RunSpec, registry: Registry, data: Dataset, root: Path | None
 ) -> Callable[[], nn.Module]:
+    if not isinstance(data.train.x, Tensor) and not registry.is_foreign("model", spec.model):
+        raise UnsuitableModel(
+            f"{registry.owner('model', spec.model)} takes one input, and data {data.name!r} has "
+            f"{len(data.train.x)}: {', '.join(data.train.x)}; use a model of your own, whose "
+            "forward() takes them by name"
+        )
     offered = {"classes": data.outputs, "shape": data.shape, "root": root}
     return partial(registry.make, "model", spec.model, **offered)
 
 
-def activation_bytes_per_example(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> int:
-    """Return the bytes that a model keeps of one example for its gradient.
+def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Batch) -> int:
+    """Return the bytes that a model keeps for its gradient of an example like `examples`.
 
     Found on torch's meta device, without memory; 0 for a model that cannot be run there.
     """
@@ -191,12 +204,15 @@ def activation_bytes_per_example(factory: Callable[[], nn.Module], shape: tuple[
         kept.append(tensor.nbytes)
         return tensor
 
-    def measure(examples: int) -> int:
+    def measure(count: int) -> int:
         kept.clear()
-        inputs = torch.empty(examples, *shape, device="meta")
+        inputs = map_tensors(
+            lambda x: torch.empty(count, *x.shape[1:], dtype=input_dtype(x), device="meta"),
+            examples,
+        )
         with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = model(inputs)
-        return sum(kept) + inputs.nbytes + sum(tensor.nbytes for tensor in tensors_in(out))
+            out = call_model(model, inputs)
+        return sum(kept) + sum(t.nbytes for t in (*tensors_of(inputs), *tensors_in(out)))
 
     try:
         with torch.device("meta"):

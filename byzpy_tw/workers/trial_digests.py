@@ -18,12 +18,15 @@ from attrs import field, frozen
 from attrs.validators import deep_iterable, instance_of, matches_re, max_len, optional
 from torch import Tensor
 
+from byzpy_tw.batches import map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.tensors import input_dtype
 from byzpy_tw.errors import WireError
 from byzpy_tw.object_state import tensor_digest
 from byzpy_tw.vectors import norm_of, sha256_of
+from byzpy_tw.workers.precision import FLOAT32, ROUNDING
 
-TOLERANCE = 1e-3  # relative, between processes whose bits are not expected to be equal
+TOLERANCE = ROUNDING[FLOAT32]  # relative, between processes whose bits may differ
 _STRETCHES = 16  # of a gradient, whose norms are compared
 _HEX = matches_re(r"[0-9a-f]{64}")
 _OPTIONAL_HEX = optional([instance_of(str), _HEX])
@@ -34,11 +37,14 @@ def is_finite(gradient: TrialDigests | GradientDigests) -> bool:
 
 
 def nearly_equal(
-    one: TrialDigests | GradientDigests, other: TrialDigests | GradientDigests, least_loss: float
+    one: TrialDigests | GradientDigests,
+    other: TrialDigests | GradientDigests,
+    least_loss: float,
+    rounding: float = TOLERANCE,
 ) -> bool:
-    """Return whether loss and norms of two gradients agree but for rounding.
+    """Return whether loss and norms of two gradients agree but for `rounding`.
 
-    Two that are not finite agree.  The loss may differ by `TOLERANCE` of itself, or of
+    Two that are not finite agree.  The loss may differ by `rounding` of itself, or of
     `least_loss` if that is more.
     """
     if len(one.norms) != len(other.norms):
@@ -46,8 +52,8 @@ def nearly_equal(
     if not is_finite(one) or not is_finite(other):
         return is_finite(one) == is_finite(other)
     size = max((1e-30, *map(abs, one.norms)))
-    close = all(abs(a - b) <= TOLERANCE * size for a, b in zip(one.norms, other.norms))
-    return close and abs(one.loss - other.loss) <= TOLERANCE * max(least_loss, abs(one.loss))
+    close = all(abs(a - b) <= rounding * size for a, b in zip(one.norms, other.norms))
+    return close and abs(one.loss - other.loss) <= rounding * max(least_loss, abs(one.loss))
 
 
 @frozen(kw_only=True)
@@ -82,8 +88,12 @@ class TrialDigests:
         for shard in shards:
             numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
         kinds: tuple[Any, ...] = (data.classes, data.shape)
+        x, y = data.train.x, data.train.y
         if data.classes is None or task != "classification":  # or as before there were tasks
-            kinds = (*kinds, data.target_shape, str(data.train.y.dtype), task)
+            kinds = (*kinds, data.target_shape, map_tensors(lambda t: str(t.dtype), y), task)
+        dtypes = set(map(input_dtype, tensors_of(x)))
+        if dtypes != {torch.float32}:  # or as before there were others
+            kinds = (*kinds, map_tensors(lambda t: str(input_dtype(t)), x))
         return cls(
             shards=numbers.hexdigest(),
             classes=hashlib.sha256(repr(kinds).encode()).hexdigest(),
@@ -118,10 +128,13 @@ class TrialDigests:
         """Return whether frozen parameters are other ones in the process of `other`."""
         return None not in (self.frozen, other.frozen) and self.frozen != other.frozen
 
-    def differences(self, other: TrialDigests, *, exact: bool, local: bool) -> list[str]:
+    def differences(
+        self, other: TrialDigests, *, exact: bool, local: bool, precision: str = FLOAT32
+    ) -> list[str]:
         """Name the differences between this trial and a server's, for users.
 
-        `exact` demands equal bits of the gradient; otherwise it may differ by `TOLERANCE`.
+        `exact` demands equal bits of the gradient; otherwise it may differ by the rounding of
+        `precision`.
         With `local` data only the parts that do not depend on the data are compared.
         """
         found = []
@@ -137,7 +150,9 @@ class TrialDigests:
             found.append("the normalisation of inputs")
         if self.shards != other.shards:
             found.append("the partition's shards")
-        alike = self.gradient == other.gradient if exact else nearly_equal(self, other, 1e-30)
+        alike = self.gradient == other.gradient
+        if not exact:
+            alike = nearly_equal(self, other, 1e-30, ROUNDING[precision])
         if not alike and not found:
             found.append("a gradient of the model on the same examples")
         return found
