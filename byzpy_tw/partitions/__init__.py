@@ -10,14 +10,24 @@ from byzpy_tw.partitions.builtin import (
     Dirichlet,
     Extreme,
     Gamma,
-    Given,
+    GivenParticipants,
     Iid,
     Local,
     Shards,
     Stride,
 )
 
-__all__ = ["BUILTIN", "Dirichlet", "Extreme", "Gamma", "Given", "Iid", "Local", "Shards", "Stride"]
+__all__ = [
+    "BUILTIN",
+    "Dirichlet",
+    "Extreme",
+    "Gamma",
+    "GivenParticipants",
+    "Iid",
+    "Local",
+    "Shards",
+    "Stride",
+]
 
 # name, factory, aliases
 BUILTIN = (
@@ -28,5 +38,5 @@ BUILTIN = (
     ("dirichlet", Dirichlet, ()),
     ("shards", Shards, ()),
     ("local", Local, ()),
-    ("given", Given, ()),
+    ("given", GivenParticipants, ()),
 )
