@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,15 @@ class MistakeTests(ImagesCase):
         text = "images:name=ours,size=4,gray=true"
         error = self.assertRaises(BadParameter, registry().make, "dataset", text, root=self.root)
         self.assertIn("did you mean 'grey'", str(error))
+
+    def test_no_room(self) -> None:
+        """Pictures take at most half of what the disk has left."""
+        free = shutil.disk_usage(self.root)._replace(free=2 * 8 * 126 - 1)
+        self.patch(shutil, "disk_usage", lambda _: free)
+        words = f"the pictures in {self.ours} take 0 MiB when decoded, over half of the 0 MiB that"
+        self.refused(words, "give a smaller size=N")
+        self.patch(shutil, "disk_usage", lambda _: free._replace(free=2 * 8 * 126))
+        self.read()
 
     def test_no_place_to_decode_to(self) -> None:
         """A cache folder that cannot be made: how to name another."""

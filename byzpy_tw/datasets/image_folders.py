@@ -175,11 +175,14 @@ class _Pictures:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
         unfinished.mkdir()
         try:
+            count = sum(map(len, paths.values()))
             first: tuple[Path, tuple[int, ...]] | None = None
             for part, found in paths.items():
                 with (unfinished / f"{part}.npy").open("wb") as out:
                     for number, (path, picture) in enumerate(self._pictures(found)):
-                        first = first or (path, picture.shape)
+                        if first is None:
+                            first = path, picture.shape
+                            self._check_room(cache, count * picture.nbytes)
                         self._check_size(path, picture.shape, *first)
                         if not number:
                             _write_header(out, (len(found), *picture.shape))
@@ -189,6 +192,19 @@ class _Pictures:
             unfinished.rename(cache / key)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _check_room(self, cache: Path, needed: int) -> None:
+        """Raise `FileFault` where pictures would take over half of the room that is left.
+
+        A trainer elsewhere chooses `size`, and may choose another one each time.
+        """
+        free = shutil.disk_usage(cache).free
+        if needed > free / 2:
+            raise FileFault(
+                f"the pictures in {self.folder} take {needed / 2**20:,.0f} MiB when decoded, over "
+                f"half of the {free / 2**20:,.0f} MiB that {cache} has left: give a smaller "
+                "size=N, or set the environment's XDG_CACHE_HOME to a folder with more room"
+            )
 
     def _check_size(
         self, path: Path, shape: tuple[int, ...], other: Path, wanted: tuple[int, ...]
