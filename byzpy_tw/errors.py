@@ -307,10 +307,12 @@ class UnsuitableData(ByzpyTwError, ValueError, code="UNSUITABLE_DATA", wire=True
 class LimitExceeded(ByzpyTwError, code="LIMIT_EXCEEDED", wire=True):
     """A request is larger than this process allows.
 
-    A model, data or a number of nodes over one of a server's limits.
+    A model, data or a number of nodes over one of a server's limits, or a micro-batch that does
+    not fit in memory.
 
     What to do: raise the limit that the message names where that server is started
-    (``twistd byzpy-server --help``), if the machine has the memory; or ask for less.
+    (``twistd byzpy-server --help``), if the machine has the memory; or ask for less, such as a
+    smaller ``--micro-batch-size``.
     """
 
 
@@ -441,7 +443,8 @@ class ServerDiffers(ByzpyTwError, code="SERVER_DIFFERS"):
     may change last bits: a warning, and this error with ``--strict``.
 
     What to do: for data, the same files under each ``--data-root``, or ``--partition local`` for
-    data that is meant to differ; for software, the versions in the message, or no ``--strict``.
+    data that is meant to differ; for software, the versions in the message, or no ``--strict``;
+    for a file of ``--plugin``, the trainer's copy on each server.
     """
 
 
@@ -450,7 +453,8 @@ class MissingPlugin(ByzpyTwError, code="MISSING_PLUGIN"):
 
     Attacks, datasets, models and partitions are made on servers, which take names and never code.
 
-    What to do: run the message's ``pip install`` in that server's environment, and restart it.
+    What to do: run the message's ``pip install`` in that server's environment, and restart it;
+    a file of ``--plugin`` is copied to that machine, and named by the server's ``--plugin``.
     """
 
 

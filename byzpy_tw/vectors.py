@@ -219,13 +219,14 @@ def norm_of(vector: Tensor) -> float:
         return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     whole = vector.numel() // _STRETCH * _STRETCH
     if not whole or vector.dtype != torch.float32:
-        return _exact_norm(vector)
+        return exact_norm(vector)
     stretches = torch.linalg.vector_norm(vector[:whole].view(-1, _STRETCH), dim=1)
-    norm = math.hypot(_exact_norm(stretches), _exact_norm(vector[whole:]))
-    return norm if _TINY < norm < math.inf else _exact_norm(vector)
+    norm = math.hypot(exact_norm(stretches), exact_norm(vector[whole:]))
+    return norm if _TINY < norm < math.inf else exact_norm(vector)
 
 
-def _exact_norm(vector: Tensor) -> float:
+def exact_norm(vector: Tensor) -> float:
+    """The Euclidean norm of a flat vector, accumulated in float64."""
     # In parts, since torch converts its whole argument to float64.
     parts = vector.split(_EXACT_AT_ONCE)
     return math.hypot(

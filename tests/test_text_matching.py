@@ -62,11 +62,13 @@ USES = {
     "plugin_code _innermost_line partition": CODE + "the package of a module",
     "plugin_code _innermost_line startswith": CODE + "code without a file, such as <string>",
     "plugins.contracts PluginAttack.__getattr__ startswith": CODE + "private attributes",
-    "plugins.distributions _canonical re.sub": PLUGIN + "a distribution's, as packaging spells it",
+    "plugins.distributions canonical_name re.sub": PLUGIN + "a distribution's, as pip spells it",
     "plugins.hookspecs _check_name re.fullmatch": PLUGIN + "its spelling",
     "plugins.hookspecs _check_name re.sub": PLUGIN + "a better spelling",
     "plugins.naming parse partition": OPTION + "NAME:key=value",
     "plugins.naming re.compile": OPTION + "NAME:key=value",
+    "plugins.plugin_files PluginFile.module re.sub": FILE + "a file's name, as a module's",
+    "plugins.plugin_files re.compile": FILE + "the name of a file of Python code",
     "protocol.keygen re.compile": OPTION + "a server's name",
     "protocol.keys _parse_pem endswith": FILE + "the kind of a block of PEM",
     "protocol.keys re.compile": FILE + "blocks of PEM",
@@ -110,7 +112,9 @@ USES = {
 # Modules that look for words in an error's text, and why.
 SEARCHED = {
     "models.building": "torch's errors about its meta device have no class of their own; either "
-        "way an error is raised, with advice or without"
+        "way an error is raised, with advice or without",
+    "workers.memory": "torch's error about the memory of a CPU has no class of its own; either way "
+        "an error is raised, with advice or without",
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from byzpy_tw.errors import (
     WireError,
 )
 from byzpy_tw.plugins.distributions import filter_installed
+from byzpy_tw.plugins.plugin_files import PluginFile, read_plugin_files
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.precision import FLOAT32
 from byzpy_tw.workers.trial_digests import TrialDigests
 
 
@@ -95,6 +98,40 @@ def read_disabled_plugins(path: Path) -> tuple[str, ...]:
         return ()
 
 
+def read_recorded_plugin_files(
+    path: Path, given: Sequence[str] | None, *, trusted: bool = True
+) -> tuple[PluginFile, ...]:
+    """Read the files `given` by ``--plugin`` for the run in `path`, else those of its option.
+
+    Without `trusted` no file is used that only the records name.  Raises `RunDirectoryError` where
+    one of the run's files is not given, or is not as it was.
+    """
+    try:
+        run = read_run(path)
+        named = [file for file in run.options.get("plugin", ()) if isinstance(file, str)]
+    except (RunDirectoryError, TypeError):  # the next reader raises it
+        return read_plugin_files(given or ())
+    paths = named if given is None and trusted else given or ()
+    files = read_plugin_files(paths)
+    versions = run.description.get("plugins")
+    versions = versions if isinstance(versions, dict) else {}
+    here = {file.name: file for file in files}
+    for name in (Path(file).name for file in named):
+        then = clean_value(versions.get(name, "unknown"))
+        if name not in here:
+            raise RunDirectoryError(
+                f"{printable(path)} was begun with --plugin {printable(name)} ({then}): give "
+                f"--plugin with the path of that file here"
+            )
+        if name in versions and here[name].version != versions[name]:
+            raise RunDirectoryError(
+                f"{printable(path)} was begun with --plugin {printable(name)} of {then}, and "
+                f"{printable(here[name].path)} is {here[name].version}: put back the file of "
+                "then, give the path of a copy by --plugin, or begin another run"
+            )
+    return files
+
+
 def reopen(
     path: Path, given: Mapping[str, Any], say: Callable[[str], None]
 ) -> tuple[RunConfig, RunDirectory, ResumePoint]:
@@ -122,11 +159,18 @@ def reopen(
         done = state.round if state is not None else 0
         if config.rounds < done:
             raise ConfigError(f"--rounds {config.rounds}: this run has {done} rounds behind it")
-        records = tuple(rounds[:done])
+        point = ResumePoint(token, state, tuple(rounds[:done]), run.description, _last_result(run))
     except BaseException:
         directory.close()
         raise
-    return config, directory, ResumePoint(token, state, records, run.description, run.result or {})
+    return config, directory, point
+
+
+def _last_result(run: RecordedRun) -> Mapping[str, Any]:
+    """Return the content of result.json; nothing where it is missing or damaged."""
+    with suppress(RunDirectoryError):
+        return run.result or {}
+    return {}
 
 
 def finished_rounds(run: RecordedRun) -> int | None:
@@ -159,6 +203,7 @@ def compare_with_recorded(
     trial: TrialDigests,
     here: Environment,
     strict: bool,
+    precision: str = FLOAT32,
 ) -> list[str]:
     """Return the differences between this process and the one that began the run.
 
@@ -179,13 +224,17 @@ def compare_with_recorded(
         for name, now in {"byzpy_tw": byzpy_tw.__version__, **now_here}.items()
         if versions.get(name, now) != now
     ]
-    lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
+    lines += compare_trials(
+        before.get("trial"), trial, versions.get("probe") == here.probe, precision
+    )
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
 
 
-def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
+def compare_trials(
+    recorded: Any, now: TrialDigests, exact: bool, precision: str = FLOAT32
+) -> list[str]:
     """Return the differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
@@ -193,5 +242,5 @@ def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
         then = TrialDigests.from_json(json.dumps(recorded))
     except WireError:
         return ["config.json has no trial that this program writes"]
-    found = then.differences(now, exact=exact, local=False)
+    found = then.differences(now, exact=exact, local=False, precision=precision)
     return [f"since the run was begun, {' and '.join(found)} changed"] if found else []

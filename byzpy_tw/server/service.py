@@ -88,6 +88,7 @@ class ByzpyServer(Service):
     keys: Keys | None = None  # with keys, peers must have some too, and may be anywhere
     process: bool = False  # whether the process exists for this server alone
     make_pool: Callable[[int], Executor] = make_pool
+    loaded: Registry | None = None  # where plugins were loaded already: those of --plugin
     # Tells trainers that several addresses are this process.
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
@@ -339,7 +340,7 @@ class ByzpyServer(Service):
 
     @cached_property
     def _registry(self) -> Registry:
-        registry = load(disabled=self.config.disable_plugin)
+        registry = self.loaded or load(disabled=self.config.disable_plugin)
         for broken in registry.broken:
             self.log.warn("{line}", line=broken.text)
         return registry

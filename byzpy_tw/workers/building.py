@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import graph
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from byzpy_tw import models
 from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
@@ -24,6 +25,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
+from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.tasks import make_task, task_of
@@ -45,6 +47,7 @@ def build_host(
     Reads the dataset unless it is given.  Tries the model unless `trial_outcome` is given, of a
     trial in this process on the same data.  See `check_model` for the limits.
     """
+    check_precision(spec.precision, device.place)
     if dataset is None:
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)
@@ -74,15 +77,21 @@ def try_run_model(
 
 
 def make_model(
-    spec: RunSpec, registry: Registry, data: Dataset, *, checked: bool = False
+    spec: RunSpec,
+    registry: Registry,
+    data: Dataset,
+    *,
+    checked: bool = False,
+    plain: bool = False,
 ) -> nn.Module:
     """Return the run's model, its initial values drawn from the run's seed.
 
-    It is counted on the meta device first, unless `check_model` has done so.
+    It is counted on the meta device first, unless `check_model` has done so.  A `plain` one is
+    for use outside of a run.
     """
     factory = _model_factory(spec, registry, data)
     with plugin_call(registry.owner("model", spec.model)):
-        return models.build(factory, {}, seed=spec.seed, counted=checked)
+        return models.build(factory, {}, seed=spec.seed, counted=checked, plain=plain)
 
 
 def check_model(
@@ -100,12 +109,9 @@ def check_model(
     """
     factory = _model_factory(spec, registry, data)
     with plugin_call(registry.owner("model", spec.model)):
-        d = models.count(factory, {})
-    if most_elements is not None and d > most_elements:
-        raise LimitExceeded(
-            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        )
+        sized = models.make_on_meta(factory, {})
+    check_statistics(spec, registry, sized)
+    d = _check_size(spec, sized, most_elements)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
@@ -126,6 +132,46 @@ def check_model(
                 f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
                 "smaller --micro-batch-size"
             )
+
+
+def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> int:
+    """Return the number of trained parameters; raise `LimitExceeded`."""
+    d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
+    if most_elements is not None:
+        most = f"over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        if d > most_elements:
+            raise LimitExceeded(
+                f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+                f"vector), {most}"
+            )
+        frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
+        if frozen > 4 * most_elements:
+            raise LimitExceeded(
+                f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, {most}, "
+                "which is that of a vector"
+            )
+    return d
+
+
+def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:
+    """Raise `UnsuitableModel` where BatchNorm in `model` makes no sense in the run."""
+    layers = models.layers_with_statistics(model)
+    if not layers:
+        return
+    name, layer = next(iter(layers.items()))
+    what = f"{registry.owner('model', spec.model)}: {name} is a {type(layer).__name__}"
+    if getattr(registry.make("partition", spec.partition), "local", False):
+        raise UnsuitableModel(
+            f"{what}, whose statistics the trainer computes from its own training data, and with "
+            f"--partition {spec.partition} nodes train on other data: use GroupNorm, such as by "
+            "norm=group"
+        )
+    if not isinstance(layer, _InstanceNorm) and 1 in (spec.batch_size, spec.micro_batch_size):
+        raise UnsuitableModel(
+            f"{what}, which normalises by the examples of a micro-batch, and here these hold one "
+            f"(--batch-size {spec.batch_size}, --micro-batch-size {spec.micro_batch_size}): use "
+            "larger ones, or GroupNorm"
+        )
 
 
 def _model_factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[[], nn.Module]:
@@ -162,6 +208,7 @@ def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Bat
     try:
         with torch.device("meta"):
             model = factory()
-        return measure(2) - measure(1)  # without what is kept once, such as parameters
+        # Without what is kept once, such as parameters; BatchNorm takes no single example.
+        return measure(3) - measure(2)
     except Exception:  # a plugin's code, not made for this device
         return 0

@@ -11,6 +11,7 @@ from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
+from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
 from byzpy_tw.workers.spec import RunSpec
 
 
@@ -51,10 +52,11 @@ def _targets_for(partition: Any, spec: RunSpec, data: Dataset) -> np.ndarray:
 
 
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:
-    """Raise `ShardTooSmall` where a node could not draw a batch from its shard."""
-    if size == 0 or (size < spec.batch_size and not spec.replacement):
+    """Raise `ShardTooSmall` where a node could not fill a batch from its shard."""
+    if not can_fill(size, spec):
+        cure = "--replacement" if spec.batches == DRAWS else f"--batches {KEEP}"
         raise ShardTooSmall(
             f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
             f"{spec.batch_size}: use fewer nodes, a smaller --batch-size, "
-            "another --partition, or --replacement"
+            f"another --partition, or {cure}"
         )
