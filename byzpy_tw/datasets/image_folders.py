@@ -63,7 +63,9 @@ def images(
         listed = {part: pictures.list_part(part) for part in ("train", "test")}
         classes = sorted({label for label, _ in listed["train"]})
         _check_classes(pictures.folder, classes, listed["test"])
-        decoded = pictures.obtain({part: [p for _, p in found] for part, found in listed.items()})
+        decoded = pictures.map_decoded(
+            {part: [p for _, p in found] for part, found in listed.items()}
+        )
     except FileFault as fault:
         raise DatasetUnavailable(str(fault)) from fault
     train, test = (
@@ -133,7 +135,7 @@ class _Pictures:
             )
         return found
 
-    def obtain(self, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
+    def map_decoded(self, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
         """Return the pictures of each part as ``(N, channels, height, width)`` bytes."""
         key, cache = self._key(paths), cache_folder() / "images"
         try:
