@@ -4,6 +4,7 @@ from byzpy_tw.datasets.arrays import arrays
 from byzpy_tw.datasets.cifar_files import cifar10
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.idx import write_idx
+from byzpy_tw.datasets.image_folders import images
 from byzpy_tw.datasets.mnist_files import fashion_mnist, mnist
 from byzpy_tw.datasets.shipped import mnist5k
 from byzpy_tw.datasets.synthetic import synthetic
@@ -15,6 +16,7 @@ __all__ = [
     "arrays",
     "cifar10",
     "fashion_mnist",
+    "images",
     "mnist",
     "mnist5k",
     "synthetic",
@@ -29,4 +31,5 @@ BUILTIN = (
     ("mnist5k", mnist5k, ()),
     ("synthetic", synthetic, ()),
     ("arrays", arrays, ()),
+    ("images", images, ()),
 )

@@ -7,10 +7,10 @@ attribute ``by_node = True`` gets the participant of each example in their place
 """
 
 from byzpy_tw.partitions.builtin import (
+    ByParticipant,
     Dirichlet,
     Extreme,
     Gamma,
-    GivenParticipants,
     Iid,
     Local,
     Shards,
@@ -19,10 +19,10 @@ from byzpy_tw.partitions.builtin import (
 
 __all__ = [
     "BUILTIN",
+    "ByParticipant",
     "Dirichlet",
     "Extreme",
     "Gamma",
-    "GivenParticipants",
     "Iid",
     "Local",
     "Shards",
@@ -38,5 +38,5 @@ BUILTIN = (
     ("dirichlet", Dirichlet, ()),
     ("shards", Shards, ()),
     ("local", Local, ()),
-    ("given", GivenParticipants, ()),
+    ("given", ByParticipant, ()),
 )
