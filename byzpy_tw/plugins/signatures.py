@@ -19,7 +19,7 @@ from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 # By kind: filled by the process that calls the factory, and never written in a name.
 RESERVED: Mapping[str, frozenset[str]] = {
     "dataset": frozenset({"root"}),
-    "model": frozenset({"classes", "shape"}),
+    "model": frozenset({"classes", "shape", "root"}),
     "task": frozenset({"classes", "target_shape"}),
     "algorithm": frozenset({"config", "rules"}),
     "schedule": frozenset({"lr_milestones", "lr_decay"}),
