@@ -122,21 +122,17 @@ def run_async(
 
     async def run_here() -> Result:
         _check_loop(reactor)
-        from byzpy_tw.plugins.shorthand import registry
-        from byzpy_tw.records.resume import read_disabled_plugins
         from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 
         given, beneath = _options(config, resume, options)
         tell = _tolerant(show)
-        disabled = given.get("disable_plugin")
         if resume is None:
-            run = prepare_run(RunConfig(**given), registry(*(disabled or ())), beneath)
+            run = prepare_run(RunConfig(**given), _registry(given), beneath)
         else:
             folder = expand_home(resume)
-            names = registry(*(read_disabled_plugins(folder) if disabled is None else disabled))
-            found = prepare_resume(folder, given, names, tell)
+            found = prepare_resume(folder, given, _registry(given, folder), tell)
             if found is None:
-                return Result.read(folder)
+                return _read_result(folder)
             run = found
         ended = await run_prepared(reactor, run, tell)
         return _result(run.directory.path, ended.error, check)
@@ -195,9 +191,20 @@ def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Regist
     rules = {"aggregator", "pre_aggregator"} & (set(given) - beneath)
     if "q" not in beneath or given["q"] is None or not rules:
         return None
-    from byzpy_tw.plugins.shorthand import registry
+    return _registry(given)
 
-    return registry(*(given.get("disable_plugin") or ()))
+
+def _registry(given: Mapping[str, Any], resume: Path | None = None) -> Registry:
+    """Return the registry for the options `given`, or for the run to `resume` with them."""
+    from byzpy_tw.plugins.plugin_files import read_plugin_files
+    from byzpy_tw.plugins.shorthand import registry
+    from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
+
+    disabled, files = given.get("disable_plugin"), given.get("plugin")
+    if resume is None:
+        return registry(*(disabled or ()), files=read_plugin_files(files or ()))
+    disabled = read_disabled_plugins(resume) if disabled is None else disabled
+    return registry(*disabled, files=read_recorded_plugin_files(resume, files))
 
 
 def _run_child(
@@ -266,12 +273,19 @@ def _child_error(code: int, lines: list[str], reported: str) -> ByzpyTwError | N
     return error
 
 
+def _read_result(path: Path) -> Result:
+    """Return the result in `path` of a run of this process, which ran the files of its option."""
+    result = Result.read(path)
+    result.plugin = result.config.plugin
+    return result
+
+
 def _result(path: Path, error: ByzpyTwError | None, check: bool) -> Result:
     """Return the result in `path` of a run that ended with `error`, or raise `error`."""
     if error is None:
-        return Result.read(path)
+        return _read_result(path)
     try:
-        result = Result.read(path)
+        result = _read_result(path)
     except RunDirectoryError:
         raise error from None
     # What is there may be another run's, or of an earlier attempt at this one.

@@ -443,7 +443,8 @@ class ServerDiffers(ByzpyTwError, code="SERVER_DIFFERS"):
     may change last bits: a warning, and this error with ``--strict``.
 
     What to do: for data, the same files under each ``--data-root``, or ``--partition local`` for
-    data that is meant to differ; for software, the versions in the message, or no ``--strict``.
+    data that is meant to differ; for software, the versions in the message, or no ``--strict``;
+    for a file of ``--plugin``, the trainer's copy on each server.
     """
 
 
@@ -452,7 +453,8 @@ class MissingPlugin(ByzpyTwError, code="MISSING_PLUGIN"):
 
     Attacks, datasets, models and partitions are made on servers, which take names and never code.
 
-    What to do: run the message's ``pip install`` in that server's environment, and restart it.
+    What to do: run the message's ``pip install`` in that server's environment, and restart it;
+    a file of ``--plugin`` is copied to that machine, and named by the server's ``--plugin``.
     """
 
 

@@ -23,6 +23,7 @@ from byzpy_tw.errors import ByzpyTwError, ConfigError, format_error
 from byzpy_tw.text import printable
 
 if TYPE_CHECKING:
+    from byzpy_tw.plugins import Registry
     from byzpy_tw.server.reload import Reload
 
 
@@ -70,14 +71,20 @@ class Options(usage.Options):
     config: ServerConfig  # with paths, and plugins' names, as they are here
     loaded_keys: Any = None  # read from --keys
 
+    registry: Registry | None = None  # loaded for --plugin or a foreign scheme
+
     def __init__(self) -> None:
         super().__init__()
-        self["disable-plugin"] = ()
+        self["disable-plugin"] = self["plugin"] = ()
 
     def opt_disable_plugin(self, name: str) -> None:
         self["disable-plugin"] += (name,)
 
+    def opt_plugin(self, path: str) -> None:
+        self["plugin"] += (path,)
+
     opt_disable_plugin.__doc__ = dict(server_options())["disable-plugin"].metadata["help"]
+    opt_plugin.__doc__ = dict(server_options())["plugin"].metadata["help"]
 
     def opt_version(self) -> None:
         """Display byzpy_tw's version and exit."""
@@ -115,22 +122,30 @@ class Options(usage.Options):
                 data_root=str(absolute(config.data_root)),
                 disable_plugin=check_disabled(config.disable_plugin),
             )
-            self._check_address(self.config)
+            self._load_plugins()
+            self._check_address(self.config, self.registry)
             _check_metrics(config.metrics)
             _check_descriptor(config.announce_fd)
         except ByzpyTwError as e:
             raise usage.UsageError(format_error(e)) from None
 
-    @staticmethod
-    def _check_address(config: ServerConfig) -> None:
-        """Raise an error where this server could not listen; loads plugins for a foreign scheme."""
-        from byzpy_tw.transports.table import check_keys, is_built_in, listening_address
+    def _load_plugins(self) -> None:
+        """Load plugins where they are needed at once: the files named, and a foreign scheme's."""
+        from byzpy_tw.transports.table import is_built_in
 
-        registry = None
-        if config.listen is not None and not is_built_in(config.listen):
+        config = self.config
+        if config.plugin or (config.listen is not None and not is_built_in(config.listen)):
             from byzpy_tw.plugins import load
+            from byzpy_tw.plugins.plugin_files import read_plugin_files
 
-            registry = load(disabled=config.disable_plugin)
+            files = read_plugin_files(config.plugin)
+            self.registry = load(disabled=config.disable_plugin, files=files)
+
+    @staticmethod
+    def _check_address(config: ServerConfig, registry: Registry | None) -> None:
+        """Raise an error where this server could not listen."""
+        from byzpy_tw.transports.table import check_keys, listening_address
+
         address, transport = listening_address(config, registry)
         check_keys(address, transport, config.keys)
         transport.check_free(address)
@@ -224,7 +239,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         _check_folders(options.parent)
         services.log(options.parent, reload)
     config = evolve(options.config, threads=options.config.threads or cores())
-    server = ByzpyServer(reactor, config, keys=options.loaded_keys, process=True)
+    server = ByzpyServer(
+        reactor, config, keys=options.loaded_keys, process=True, loaded=options.registry
+    )
     if config.metrics is not None:
         from byzpy_tw.server.metrics import MetricsPort
 

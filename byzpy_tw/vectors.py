@@ -21,6 +21,7 @@ _STRETCH = 1024  # elements whose squares are added up in float32
 _TINY = 1e-12  # below this norm, squares may vanish in float32
 _SHORT = 1 << 14  # elements: up to here one exact call is faster than several
 _EXACT_AT_ONCE = 1 << 20  # elements
+_HASHED_AT_ONCE = 1 << 22  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -184,9 +185,14 @@ def sha256_of(*tensors: Tensor) -> str:
     """Hex digest of the tensors' bytes, little-endian, in order, with their shapes and dtypes."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().cpu()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+        whole = plain.is_contiguous() or not plain.numel()
+        # Rows that lie apart are copied, a few of a large tensor at a time.
+        rows = max(1, _HASHED_AT_ONCE // plain[0].numel()) if not whole else 0
+        for part in (plain,) if whole else plain.split(rows):
+            if part.numel():
+                digest.update(part.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

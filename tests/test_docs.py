@@ -117,7 +117,7 @@ def checked(config: RunConfig) -> None:
     try:
         resolve_rules(config, load(only=()))
     except UnknownName as e:
-        if "near-m" not in str(e):  # what the pages' own plugins are called
+        if "near-m" not in str(e) and not config.plugin:  # the pages' own plugins
             raise
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from byzpy_tw.cli.plugin_options import add_plugin_options, load_chosen
 from byzpy_tw.errors import BadAddress, ConfigError
-from byzpy_tw.plugins import load_and_warn
 
 HELP = "put rules, or a server, to bad inputs, and say what held"
 
@@ -21,10 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=int, default=500, metavar="N", help="conversations (default: 500)"
     )
-    parser.add_argument(
-        "--disable-plugin", action="append", default=[], metavar="NAME",
-        help="a distribution to leave out; may be given several times",
-    )  # fmt: skip
+    add_plugin_options(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="decides every conversation (default: 0)"
     )
@@ -44,7 +41,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.count < 1:
         raise ConfigError(f"--count must be at least 1, got {chosen.count}")
     if chosen.server is None:
-        return min(1, conformance.rules(load_and_warn(chosen.disable_plugin), chosen.names, print))
+        return min(1, conformance.rules(load_chosen(chosen), chosen.names, print))
     address = parse_address(chosen.server)
     if not isinstance(address, Address) or address.scheme != "tcp":
         raise BadAddress(f"{address}: a server to be tested is written as tcp://HOST:PORT")

@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
+from byzpy_tw.cli.plugin_options import add_plugin_options, load_chosen
 from byzpy_tw.errors import UnknownName
-from byzpy_tw.plugins import Registry, load_and_warn
+from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.plugins.registry import Entry
 from byzpy_tw.plugins.signatures import Parameter
@@ -27,10 +28,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "(default: list all)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-    parser.add_argument(
-        "--disable-plugin", action="append", default=[], metavar="NAME",
-        help="a distribution to leave out; may be given several times",
-    )  # fmt: skip
+    add_plugin_options(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -38,7 +36,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     With a name, the things that it names, with their parameters; raises `UnknownName`.
     """
-    names = load_and_warn(chosen.disable_plugin)
+    names = load_chosen(chosen)
     entries = list(names.entries()) if chosen.name is None else _named(names, chosen.name)
     broken = names.broken if chosen.name is None else ()
     if chosen.json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import asdict, define
 
+from byzpy_tw.cli.plugin_options import add_plugin_options
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.plugins import load_and_warn
@@ -36,11 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "which the parameters are kept, and compare their norms: for a site whose data is its own",
     )  # fmt: skip
     parser.add_argument("--data-root", metavar="DIR", help="folder of data (default: the run's)")
-    parser.add_argument(
-        "--disable-plugin", action="append", metavar="NAME",
-        help="a distribution whose plugins are not imported; may be given several times "
-        "(default: as in the run)",
-    )  # fmt: skip
+    add_plugin_options(parser, " (default: as in the run)")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="compute threads (default: all cores)"
     )
@@ -76,7 +73,7 @@ def run(chosen: argparse.Namespace) -> int:
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.records.folder import read_run
-    from byzpy_tw.records.resume import read_disabled_plugins
+    from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
 
     def write(line: str) -> None:
         if not chosen.json:
@@ -85,7 +82,9 @@ def run(chosen: argparse.Namespace) -> int:
     folder = expand_home(chosen.folder)
     recorded, threads = read_run(folder), chosen.threads or cores()
     disabled = chosen.disable_plugin
-    names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled)
+    # A file that the records name is not run: a folder may be somebody else's.
+    files = read_recorded_plugin_files(folder, chosen.plugin, trusted=False)
+    names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled, files)
     pool = make_pool(threads)
     verification = Verification(
         recorded, names, pool, threads, chosen.data_root, nodes, _Progress(write)

@@ -39,5 +39,6 @@ def resolve_paths(config: RunConfig) -> RunConfig:
         config,
         data_root=str(absolute(config.data_root)),
         keys=None if config.keys is None else str(absolute(config.keys)),
+        plugin=tuple(str(absolute(file)) for file in config.plugin),
         run_dir=None if config.run_dir is None else str(expand_home(config.run_dir)),
     )

@@ -264,6 +264,12 @@ class RunConfig:
         "as one that is broken; may be given several times",
         texts, metavar="NAME",
     )  # fmt: skip
+    plugin: tuple[str, ...] = _running(
+        (),
+        "a file of Python code with hooks, FILE.py, used here and by --local servers; servers "
+        "elsewhere need it too, by their own --plugin; may be given several times",
+        texts, metavar="FILE.py", added=True,
+    )  # fmt: skip
     quiet: bool = _running(False, "print only the result and errors")
     json: bool = _running(False, "print one JSON object a line, for programs")
     web: str | None = _running(

@@ -110,6 +110,11 @@ class ServerConfig:
         texts, metavar="NAME",
     )  # fmt: skip
 
+    plugin: tuple[str, ...] = option(
+        (), "A file of Python code with hooks, FILE.py; may be given several times.",
+        texts, metavar="FILE.py",
+    )  # fmt: skip
+
     def __attrs_post_init__(self) -> None:
         if self.listen is not None and (self.host, self.port) != (_HOST, _PORT):
             raise ConfigError(

@@ -21,15 +21,15 @@ def installed_points(only: Collection[str] | None = None) -> Iterator[Point]:
     `only` restricts them to these distributions.  A distribution that is found twice, such as an
     editable install seen from its own folder, counts once; one that is damaged has no name.
     """
-    wanted = None if only is None else {_canonical(name) for name in only}
+    wanted = None if only is None else {canonical_name(name) for name in only}
     found: dict[tuple[str, str], Point] = {}
     first: dict[str, tuple[str, str]] = {}  # of two versions, the one on the path that imports
     for distribution in importlib.metadata.distributions():
         points = distribution.entry_points.select(group=GROUP)
         metadata: Any = distribution.metadata if points else None
         name = metadata and metadata["Name"]
-        if name and (wanted is None or _canonical(name) in wanted):
-            key, version = _canonical(name), metadata["Version"] or "unknown"
+        if name and (wanted is None or canonical_name(name) in wanted):
+            key, version = canonical_name(name), metadata["Version"] or "unknown"
             source = first.setdefault(key, (name, version))
             for point in points:
                 found.setdefault((key, point.name), (*source, point))
@@ -38,23 +38,23 @@ def installed_points(only: Collection[str] | None = None) -> Iterator[Point]:
 
 def check_disabled(names: Collection[str]) -> tuple[str, ...]:
     """The installed distributions called `names`; raises `UnknownName` for any other."""
-    installed = {_canonical(name): name for name, _, _ in installed_points()} if names else {}
+    installed = {canonical_name(name): name for name, _, _ in installed_points()} if names else {}
     for name in names:
-        if _canonical(name) not in installed:
+        if canonical_name(name) not in installed:
             known = ", ".join(sorted(installed.values())) or "none"
             raise UnknownName(
                 f"--disable-plugin {clip(name)!r}: no distribution with plugins is called "
-                f"so{suggest_nearest(_canonical(name), installed)} (installed: {known})"
+                f"so{suggest_nearest(canonical_name(name), installed)} (installed: {known})"
             )
-    return tuple(dict.fromkeys(installed[_canonical(name)] for name in names))
+    return tuple(dict.fromkeys(installed[canonical_name(name)] for name in names))
 
 
 def filter_installed(names: Collection[str]) -> tuple[str, ...]:
     """The distributions among `names` that are installed and offer plugins."""
-    installed = {_canonical(name) for name, _, _ in installed_points()} if names else set()
-    return tuple(name for name in names if _canonical(name) in installed)
+    installed = {canonical_name(name) for name, _, _ in installed_points()} if names else set()
+    return tuple(name for name in names if canonical_name(name) in installed)
 
 
-def _canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """The one spelling of a distribution's name, as packaging tools have it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint
 from itertools import groupby
@@ -19,12 +19,19 @@ import pluggy
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, DuplicateName, MisspeltHook
+from byzpy_tw.errors import (
+    BrokenPlugin,
+    ByzpyTwError,
+    ConfigError,
+    DuplicateName,
+    MisspeltHook,
+)
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import hookspecs
-from byzpy_tw.plugins.distributions import check_disabled, installed_points
+from byzpy_tw.plugins.distributions import canonical_name, check_disabled, installed_points
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
 from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.plugins.plugin_files import PluginFile
 from byzpy_tw.plugins.registry import (
     KINDS,
     OWN_DISTRIBUTION,
@@ -32,6 +39,7 @@ from byzpy_tw.plugins.registry import (
     Entry,
     Registry,
 )
+from byzpy_tw.text import printable
 
 _HOOKS = frozenset(
     name for name in dir(hookspecs) if hasattr(getattr(hookspecs, name), f"{GROUP}_spec")
@@ -42,12 +50,13 @@ def load(
     only: Collection[str] | None = None,
     extra: Mapping[str, object] | None = None,
     disabled: Collection[str] = (),
+    files: Sequence[PluginFile] = (),
 ) -> Registry:
     """The registry of this process.
 
     `only` restricts plugins to the distributions named (built-ins always load); `disabled` ones are
     not imported, and raise `UnknownName` where they are not installed.  `extra` adds plugin objects
-    by name, for tests and notebooks, and raises their errors.
+    by name, for tests and notebooks, and raises their errors; so do `files`, which it runs.
     """
     from byzpy_tw.plugins import builtins  # which imports torch
 
@@ -75,16 +84,22 @@ def load(
             broken.append(BrokenDistribution(distribution, version, why))
         else:
             take(source, entries)
+    for file in files:
+        who = f"--plugin {printable(file.given)}"
+        source = _Source(manager, file.name, file.version, who, named_seed=False)
+        source.check_name_is_free(file, distributions)
+        take(source, source.run(file))
     for name, plugin in (extra or {}).items():
         source = _Source(manager, name, "0", name)
         take(source, source.offered(plugin, name))
 
-    return Registry(manager, names, dict(sorted(distributions.items())), tuple(broken), left_out)
+    known, left = dict(sorted(distributions.items())), tuple(broken)
+    return Registry(manager, names, known, left, left_out, tuple(files))
 
 
-def load_and_warn(disabled: Collection[str] = ()) -> Registry:
+def load_and_warn(disabled: Collection[str] = (), files: Sequence[PluginFile] = ()) -> Registry:
     """`load`, for a command: with a line on standard error for each broken distribution."""
-    registry = load(disabled=disabled)
+    registry = load(disabled=disabled, files=files)
     for broken in registry.broken:
         print(f"byzpy_tw: warning: {broken.text}", file=sys.stderr, flush=True)
     return registry
@@ -111,6 +126,7 @@ class _Source:
     distribution: str
     version: str
     owner: str
+    named_seed: bool = True  # of its entries
 
     def imported(self, points: list[EntryPoint]) -> list[Entry]:
         """Import the entry points; return all they offer, or leave nothing registered if broken."""
@@ -126,6 +142,27 @@ class _Source:
             for name in filter(self.manager.has_plugin, names):
                 self.manager.unregister(name=name)
             raise
+        return entries
+
+    def check_name_is_free(self, file: PluginFile, distributions: Collection[str]) -> None:
+        """Raise `ConfigError` where a distribution among these is called as the file is."""
+        for other in distributions:
+            if canonical_name(other) in map(canonical_name, (file.name, file.path.stem)):
+                raise ConfigError(
+                    f"{self.owner} is called as the installed {other} is: rename the file, or "
+                    "leave one of the two out"
+                )
+
+    def run(self, file: PluginFile) -> list[Entry]:
+        """Run the file of ``--plugin``; return all it offers."""
+        with self._blamed("failed to import:"), _process_kept():
+            plugin = file.run()
+        entries = self.offered(plugin, file.name)
+        if not self.manager.get_hookcallers(plugin):
+            raise ConfigError(
+                f"{self.owner} has no function marked with @byzpy_tw.hookimpl, so it offers "
+                "nothing: 'python -m byzpy_tw new-plugin --single-file KIND NAME' writes one"
+            )
         return entries
 
     def offered(self, plugin: object, name: str) -> list[Entry]:
@@ -209,7 +246,7 @@ class _Source:
                 got = type(made).__name__
                 raise self._broken(f"{hook}() must offer Registration objects, got {got}")
             source = (self.distribution, self.version)
-            entry = Entry(kind, made.name, made.factory, *source, made.aliases)
+            entry = Entry(kind, made.name, made.factory, *source, made.aliases, self.named_seed)
             with self._blamed(f"{kind} {made.name!r}: its factory's parameters cannot be read:"):
                 entry.parameters  # noqa: B018  (a property that reads the signature)
             entries.append(entry)
@@ -253,5 +290,6 @@ def _enter(names: dict[str, Entry], entry: Entry) -> None:
                 f"another, or uninstall {distribution}"
             )
         raise DuplicateName(
-            f"{thing} comes from both {first} and {distribution}; uninstall one of them"
+            f"{thing} comes from both {first} and {distribution}; uninstall one of them, or leave "
+            "out its --plugin"
         )

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownName
 from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
+from byzpy_tw.plugins.plugin_files import PluginFile
 from byzpy_tw.plugins.signatures import (
     RESERVED,
     Parameter,
@@ -66,6 +67,9 @@ class Entry:
     distribution: str
     version: str
     aliases: tuple[str, ...] = ()
+    # Whether random numbers drawn while it is made depend on its name: not those of a file or an
+    # object, which are the same code under any name.
+    named_seed: bool = True
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -88,6 +92,7 @@ class Registry:
     distributions: Mapping[str, str] = field(factory=dict)
     broken: tuple[BrokenDistribution, ...] = ()
     disabled: tuple[str, ...] = ()  # distributions that were not even imported
+    files: tuple[PluginFile, ...] = ()  # distributions that are one file each
 
     def entries(self) -> Iterator[Entry]:
         """Each entry once, by kind, then by name."""
@@ -140,7 +145,8 @@ class Registry:
             try:
                 # Models are made by `models.build`, which seeds by the run's own seed.
                 seeded = entry.foreign and kind != "model"
-                with _seeded(kind, named.text) if seeded else nullcontext():
+                text = named.text if entry.named_seed else ""
+                with _seeded(kind, text) if seeded else nullcontext():
                     made = entry.factory(**arguments, **reserved)
             except (TypeError, ValueError) as e:
                 if _is_about_a_value(e, entry, named, arguments):

@@ -15,15 +15,19 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins.loading import load
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.pipelines import NamedPipeline
+from byzpy_tw.plugins.plugin_files import PluginFile
 from byzpy_tw.plugins.registry import Registry, with_article
 from byzpy_tw.plugins.signatures import Parameter, check_known
 from byzpy_tw.text import clip
 
 
 @cache
-def registry(*disabled: str) -> Registry:
-    """The registry of this process without `disabled` distributions; warns of broken ones."""
-    names = load(disabled=disabled)
+def registry(*disabled: str, files: tuple[PluginFile, ...] = ()) -> Registry:
+    """The registry of this process, with these `files` and without `disabled` distributions.
+
+    Warns of broken ones.
+    """
+    names = load(disabled=disabled, files=files)
     for broken in names.broken:
         warnings.warn(broken.text, RuntimeWarning, stacklevel=3)
     return names

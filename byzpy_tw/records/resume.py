@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from byzpy_tw.errors import (
     WireError,
 )
 from byzpy_tw.plugins.distributions import filter_installed
+from byzpy_tw.plugins.plugin_files import PluginFile, read_plugin_files
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
@@ -96,6 +98,40 @@ def read_disabled_plugins(path: Path) -> tuple[str, ...]:
         return ()
 
 
+def read_recorded_plugin_files(
+    path: Path, given: Sequence[str] | None, *, trusted: bool = True
+) -> tuple[PluginFile, ...]:
+    """Read the files `given` by ``--plugin`` for the run in `path`, else those of its option.
+
+    Without `trusted` no file is used that only the records name.  Raises `RunDirectoryError` where
+    one of the run's files is not given, or is not as it was.
+    """
+    try:
+        run = read_run(path)
+        named = [file for file in run.options.get("plugin", ()) if isinstance(file, str)]
+    except (RunDirectoryError, TypeError):  # the next reader raises it
+        return read_plugin_files(given or ())
+    paths = named if given is None and trusted else given or ()
+    files = read_plugin_files(paths)
+    versions = run.description.get("plugins")
+    versions = versions if isinstance(versions, dict) else {}
+    here = {file.name: file for file in files}
+    for name in (Path(file).name for file in named):
+        then = clean_value(versions.get(name, "unknown"))
+        if name not in here:
+            raise RunDirectoryError(
+                f"{printable(path)} was begun with --plugin {printable(name)} ({then}): give "
+                f"--plugin with the path of that file here"
+            )
+        if name in versions and here[name].version != versions[name]:
+            raise RunDirectoryError(
+                f"{printable(path)} was begun with --plugin {printable(name)} of {then}, and "
+                f"{printable(here[name].path)} is {here[name].version}: put back the file of "
+                "then, give the path of a copy by --plugin, or begin another run"
+            )
+    return files
+
+
 def reopen(
     path: Path, given: Mapping[str, Any], say: Callable[[str], None]
 ) -> tuple[RunConfig, RunDirectory, ResumePoint]:
@@ -123,11 +159,18 @@ def reopen(
         done = state.round if state is not None else 0
         if config.rounds < done:
             raise ConfigError(f"--rounds {config.rounds}: this run has {done} rounds behind it")
-        records = tuple(rounds[:done])
+        point = ResumePoint(token, state, tuple(rounds[:done]), run.description, _last_result(run))
     except BaseException:
         directory.close()
         raise
-    return config, directory, ResumePoint(token, state, records, run.description, run.result or {})
+    return config, directory, point
+
+
+def _last_result(run: RecordedRun) -> Mapping[str, Any]:
+    """Return the content of result.json; nothing where it is missing or damaged."""
+    with suppress(RunDirectoryError):
+        return run.result or {}
+    return {}
 
 
 def finished_rounds(run: RecordedRun) -> int | None:

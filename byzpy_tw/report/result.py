@@ -9,19 +9,23 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import define
 
 from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.config.validators import to_tuple
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
 from byzpy_tw.records.summary import curve, metric_curve, summarize
 from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value
+
+if TYPE_CHECKING:
+    from byzpy_tw.plugins import Registry
 
 _NOTEBOOK_STYLE = """
 th, td { text-align: left; }
@@ -45,12 +49,17 @@ class Result:
     history: tuple[Mapping[str, Any], ...]
     figures: Mapping[str, Any]
     task_metrics: Sequence[Metric] = DEFAULT
+    plugin: Sequence[str] | None = None  # paths of the run's files of code, for `model`
 
     @classmethod
-    def read(cls, path: str | PathLike[str]) -> Result:
+    def read(
+        cls, path: str | PathLike[str], *, plugin: str | Sequence[str] | None = None
+    ) -> Result:
         """Read the run in `path`, also one that is under way or was killed (status: unfinished).
 
-        Raises `RunDirectoryError` where there is no run, or a file of it is damaged.
+        `plugin` are the paths of the files of a run with ``--plugin``, whose code `model` and
+        `dataset` need: no file is run that only the records name.  Raises
+        `RunDirectoryError` where there is no run, or a file of it is damaged.
         """
         path = expand_home(path)
         run = read_run(path, strict=True)
@@ -59,7 +68,8 @@ class Result:
         if figures is None:
             figures = summarize(config, run.rounds, run.metrics).figures()
             figures = {"status": "unfinished", "error": None, **figures}
-        return cls(path, config, tuple(run.rounds), figures, run.metrics)
+        plugin = None if plugin is None else to_tuple(plugin)
+        return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin)
 
     @property
     def status(self) -> str:
@@ -112,11 +122,12 @@ class Result:
 
     @cached_property
     def parameters(self) -> Any:
-        """The final parameters: a flat ``(d,)`` tensor, in the order of ``model.parameters()``.
+        """The final values of all trained parameters: a flat ``(d,)`` tensor.
 
-        They are read from the last checkpoint, once, and have the recorded SHA-256.  Raises
-        `RunDirectoryError` where no checkpoint has them: with ``checkpoint_interval=0``, and
-        after a run that diverged or was killed.
+        They are in the order of ``model.parameters()``, without frozen ones.  They are read from
+        the last checkpoint, once, and have the recorded SHA-256.  Raises `RunDirectoryError` where
+        no checkpoint has them: with ``checkpoint_interval=0``, and after a run that diverged or
+        was killed.
         """
         from byzpy_tw.records import checkpoint
         from byzpy_tw.vectors import sha256_of
@@ -145,6 +156,11 @@ class Result:
         are no longer those of the run.
         """
         data = self._read_dataset()
+        self._check_dataset(data)
+        return data
+
+    def _check_dataset(self, data: Any) -> None:
+        """Raise `RunDirectoryError` where `data` are not those of the run."""
         recorded = read_run(self.path).description.get("data_digest")
         if isinstance(recorded, str) and data.digest() != recorded:
             raise RunDirectoryError(
@@ -152,33 +168,37 @@ class Result:
                 f"was trained on: its SHA-256 is {data.digest()[:12]}, the run recorded "
                 f"{clean_value(recorded, 12)}"
             )
-        return data
 
     def model(self) -> Any:
         """Make the model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
 
         It expects inputs as `dataset` makes them, and raises `TypeError` for bytes.  Reads the
-        dataset, for the shape of an input; raises `DatasetUnavailable` beside the errors of
-        `parameters`.
+        dataset, for the shape of an input, and for statistics of BatchNorm, which are computed
+        as in the run; raises `DatasetUnavailable` beside the errors of `parameters`.
         """
-        from torch.nn.utils import vector_to_parameters
-
-        from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.models import needs_statistics
         from byzpy_tw.report.input_check import check_inputs
-        from byzpy_tw.workers.building import make_model
+        from byzpy_tw.rounds.final_model import make_final_model
 
         parameters, data = self.parameters, self._read_dataset()
-        model = make_model(self.config.spec(), registry(), data)
-        vector_to_parameters(parameters.clone(), model.parameters())
+        model = make_final_model(self.config.spec(), self._registry(), data, parameters)
+        if needs_statistics(model):  # computed from the data
+            self._check_dataset(data)
         check_inputs(model, data)
         return model.eval()
 
     def _read_dataset(self) -> Any:
-        from byzpy_tw.plugins.shorthand import registry
         from byzpy_tw.workers.data import make_dataset
 
         root = absolute(self.config.data_root)
-        return make_dataset(registry(), self.config.dataset, self.config.partition, root)
+        return make_dataset(self._registry(), self.config.dataset, self.config.partition, root)
+
+    def _registry(self) -> Registry:
+        from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.records.resume import read_recorded_plugin_files
+
+        files = read_recorded_plugin_files(self.path, self.plugin, trusted=False)
+        return registry(files=files)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""

@@ -94,6 +94,32 @@ def write(kind: str, name: str, into: Path) -> NewPlugin:
     return NewPlugin(folder, folder / f"{words['module']}.py", tests, words["try"])
 
 
+def write_single_file(kind: str, name: str, into: Path) -> NewPlugin:
+    """Write the plugin's module alone into the folder `into`, as ``NAME.py`` for ``--plugin``.
+
+    Raises `ConfigError` where it exists, `RunDirectoryError` where it cannot be written.
+    """
+    words = _words(kind, name)
+    path = into / f"{words['snake']}.py"
+    content = files(kind, name)[f"{words['module']}.py"]
+    if kind == "observer":  # the hooks of a module are its functions
+        content += "".join(
+            f"{hook} = plugin.{hook}\n"
+            for hook in ("run_started", "round_completed", "run_finished")
+        )
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        raise ConfigError(
+            f"{path} is there already, and stays as it is: choose another name, or --into "
+            "another folder"
+        ) from None
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write {path}: {e.strerror or e}") from e
+    return NewPlugin(into, path, path, f"{words['try']} --plugin {path}")
+
+
 def files(kind: str, name: str) -> dict[str, str]:
     """Return the distribution's files by their paths in it."""
     words, found = _words(kind, name), {}

@@ -88,6 +88,7 @@ class ByzpyServer(Service):
     keys: Keys | None = None  # with keys, peers must have some too, and may be anywhere
     process: bool = False  # whether the process exists for this server alone
     make_pool: Callable[[int], Executor] = make_pool
+    loaded: Registry | None = None  # where plugins were loaded already: those of --plugin
     # Tells trainers that several addresses are this process.
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
@@ -339,7 +340,7 @@ class ByzpyServer(Service):
 
     @cached_property
     def _registry(self) -> Registry:
-        registry = load(disabled=self.config.disable_plugin)
+        registry = self.loaded or load(disabled=self.config.disable_plugin)
         for broken in registry.broken:
             self.log.warn("{line}", line=broken.text)
         return registry
@@ -400,10 +401,10 @@ class ByzpyServer(Service):
 
     def _check_data_limit(self, data: Dataset) -> None:
         """Raise `LimitExceeded` where `data` is too much beside other runs' data."""
-        held = sum(other.nbytes for other in list(self._datasets.values()))
+        held = sum(other.held_bytes for other in list(self._datasets.values()))
         most = self.limits.data_mib
-        if held + data.nbytes > most * 2**20:
+        if held + data.held_bytes > most * 2**20:
             raise LimitExceeded(
-                f"data of {data.nbytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
+                f"data of {data.held_bytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
                 f"other runs: at most {most} MiB on this server (--max-data-mib)"
             )

@@ -21,6 +21,7 @@ from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
+from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
@@ -57,7 +58,8 @@ def run_sweep(
 
     Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
-    registry = load_and_warn(given.get("disable_plugin") or ())
+    files = read_plugin_files(given.get("plugin") or ())
+    registry = load_and_warn(given.get("disable_plugin") or (), files)
     grid = grid_of(given, attacks, defences, seeds, registry)
     if all(cell.impossible for cell in grid.cells):
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")

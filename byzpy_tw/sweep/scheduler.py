@@ -132,6 +132,7 @@ class Sweep:
                 servers = LocalServers(
                     base.local, absolute(base.data_root), self.folder, base.threads,
                     self._reactor, self._say_restarted, self._registry.disabled, base.device,
+                tuple(file.path for file in self._registry.files),
                 )  # fmt: skip
                 addresses = tuple(str(address) for address in await servers.start())
                 changes = {"local": None, "remote_hosts": addresses, "keys": None}

@@ -22,6 +22,7 @@ from byzpy_tw.workers.spec import NodeSpec
 
 T = TypeVar("T")
 Plugins = Mapping[str, str]  # versions by distribution
+_COPY = "copy the trainer's file to that machine, and restart the server with --plugin and its path"
 
 
 async def gather_all(work: Sequence[Coroutine[Any, Any, T] | Deferred[T]]) -> list[T]:
@@ -68,8 +69,26 @@ class Handshake:
     def compare(self, name: str, mine: Environment, theirs: Environment) -> None:
         """Compare the environment of the server called `name` with this process's."""
         used = {entry.distribution for _, _, entry in self._entries()}
-        for line in differences(mine, theirs, used):
+        files = {file.name for file in self.registry.files} & used
+        self._compare_files(name, files, theirs.plugins)
+        for line in differences(mine, theirs, used - files):
             self._differs(f"{name} {line}", ": results may differ in their last bits")
+
+    def _compare_files(self, name: str, used: set[str], theirs: Plugins) -> None:
+        """Raise an error where the server called `name` has not the same files of ``--plugin``.
+
+        A file is small and changes often: unlike a distribution's, its version must be equal.
+        """
+        for kind, thing, entry in self._entries():
+            there, here = theirs.get(entry.distribution), f"{entry.distribution} {entry.version}"
+            if entry.distribution not in used or there == entry.version:
+                continue
+            if there is None:
+                raise self._missing_error(name, kind, thing, entry)
+            raise ServerDiffers(
+                f"{name} has {entry.distribution} {there}, the trainer {here}, which the run's "
+                f"{kind} {thing!r} comes from: {_COPY}"
+            )
 
     def compare_devices(self, name: str, device: str, others: Iterable[str]) -> None:
         """Compare the `device` of the server called `name` with those of `others`, if any."""
@@ -130,6 +149,13 @@ class Handshake:
             )
         if opened.trial is None or mine.trial is None:
             return
+        if mine.trial.has_other_frozen(opened.trial):
+            raise ServerDiffers(
+                f"{name}'s {config.model!r} has other values in its frozen parameters than the "
+                f"trainer's (digests {str(opened.trial.frozen)[:12]} and "
+                f"{str(mine.trial.frozen)[:12]}): give both the same file of them, or the same "
+                "version of the model's plugin"
+            )
         differing = mine.trial.differences(
             opened.trial, exact=exact, local=local, precision=config.precision
         )
@@ -178,10 +204,17 @@ class Handshake:
             else:  # of byzpy_tw 0.1, which does not say which: one that it cannot have
                 named = plugins is not None and entry.distribution not in plugins
             if entry.distribution != OWN_DISTRIBUTION and named:
-                return MissingPlugin(
-                    f"{server.name} lacks the {kind} {name!r}, which comes from "
-                    f"{entry.distribution} {entry.version}: on that machine, run "
-                    f"'pip install {entry.distribution}=={entry.version}' in the server's "
-                    "environment, or leave out its --disable-plugin, and restart the server"
-                )
+                return self._missing_error(server.name, kind, name, entry)
         return None
+
+    def _missing_error(self, server: str, kind: str, name: str, entry: Entry) -> MissingPlugin:
+        what, whole = entry.distribution, f"{entry.distribution} {entry.version}"
+        cure = (
+            f"on that machine, run 'pip install {what}=={entry.version}' in the server's "
+            "environment, or leave out its --disable-plugin, and restart the server"
+        )
+        if any(file.name == what for file in self.registry.files):
+            cure = _COPY
+        return MissingPlugin(
+            f"{server} lacks the {kind} {name!r}, which comes from {whole}: {cure}"
+        )

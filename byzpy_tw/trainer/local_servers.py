@@ -101,6 +101,7 @@ class LocalServers:
     _handle: Callable[[LocalServerRestarted], None] = field(default=lambda event: None)
     disabled: tuple[str, ...] = ()  # distributions that they are not to import
     device: str = "cpu"
+    plugin_files: tuple[Path, ...] = ()
     restarts: bool = field(default=True, init=False)  # of those that end by themselves
     _running: list[_ServerProcess] = field(factory=list, init=False)
     _restarting: dict[int, IDelayedCall] = field(factory=dict, init=False)
@@ -162,6 +163,8 @@ class LocalServers:
         command += ["--data-root", str(self.data_root), "--device", self.device]
         for distribution in self.disabled:
             command += ["--disable-plugin", distribution]
+        for file in self.plugin_files:
+            command += ["--plugin", str(file)]
         return command + (["--threads", str(self.threads)] if self.threads else [])
 
     async def stop(self) -> None:

@@ -192,6 +192,7 @@ async def run_prepared(
             servers = LocalServers(
                 config.local, absolute(config.data_root), directory.path, config.threads,
                 reactor, views.handle, registry.disabled, config.device,
+                tuple(file.path for file in registry.files),
             )  # fmt: skip
             addresses = tuple[ServerAddress, ...](await servers.start())
         entries = [remote_entry(address, config, registry, reactor, keys) for address in addresses]

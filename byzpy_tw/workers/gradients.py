@@ -23,6 +23,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import seeds
+from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
@@ -30,6 +31,7 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Task
 from byzpy_tw.vectors import exact_norm
 from byzpy_tw.workers.batch_order import BatchOrder, batch_length
+from byzpy_tw.workers.batch_parts import cut_batch
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.memory import explain_out_of_memory
@@ -87,11 +89,16 @@ class MicroBatches:
     node: int
     round: int
     flip_targets: bool
+    join_single: bool = False  # as models with BatchNorm need
 
     @property
     def parts(self) -> int:
+        return len(self._places)
+
+    @cached_property
+    def _places(self) -> list[slice]:
         length = batch_length(len(self.shard), self.round, self.spec)
-        return -(-length // self.spec.micro_batch_size)
+        return cut_batch(length, self.spec.micro_batch_size, join_single=self.join_single)
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -99,9 +106,9 @@ class MicroBatches:
         return self.shard[self.order.choose(len(self.shard), self.node, self.round)]
 
     @cached_property
-    def targets(self) -> Tensor:
+    def targets(self) -> Batch:
         """The batch's targets, in memory of their own: false ones for ``label-flip``."""
-        targets = self.dataset.train.y.index_select(0, torch.from_numpy(self.indices))
+        targets = take(self.dataset.train.y, self.indices)
         return self.task.flip(targets) if self.flip_targets else targets
 
     @cached_property
@@ -109,16 +116,21 @@ class MicroBatches:
         """The weight of the whole batch, by which the loss of each part is divided."""
         return self.task.weight(self.targets)
 
+    def _put(self, batch: Batch) -> Batch:
+        """Return `batch` on the device."""
+        return map_tensors(lambda tensor: self.device.put(tensor)[0], batch)
+
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
-        spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
+        spec, train = self.spec, self.dataset.train
         if not self.weight:  # such as padding alone: its mean loss is not a number
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
-        place = slice(part * size, (part + 1) * size)
-        examples = train.x.index_select(0, torch.from_numpy(self.indices[place]))
+        place = self._places[part]
+        examples = take(train.x, self.indices[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
-        with plugin_call(self.who), explain_out_of_memory(len(examples)):
-            inputs, targets = self.device.put(self.dataset.inputs(examples), self.targets[place])
+        with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
+            inputs = self._put(self.dataset.inputs(examples))
+            targets = self._put(cut(self.targets, place))
             loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, targets, self.task, self.weight,
                 lambda: seeds.torch_seed(*stream), self.who, spec.precision,

@@ -19,7 +19,7 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from byzpy_tw import seeds
+from byzpy_tw import models, seeds
 from byzpy_tw.attacks.behaviour import Behaviour, behaviour_of
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
@@ -75,13 +75,14 @@ class NodeHost:
         self._batches = partial(
             MicroBatches,
             model_provider(self.model, self.trial_outcome.needs_copies),
-            list(self.model.parameters()),
+            [leaf for _, leaf in models.trained_parameters(self.model)],
             self.dataset,
             self.spec,
             BatchOrder(self.spec),
             self.device,
             self._registry.owner("model", self.spec.model),
             self.trial_outcome.task,
+            join_single=models.needs_statistics(self.model),
         )
 
     @property

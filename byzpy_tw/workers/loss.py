@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.batches import Batch, call_model, tensors_of
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
@@ -16,15 +17,16 @@ from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, widene
 
 
 def compute_outputs(
-    model: nn.Module, inputs: Tensor, task: Task, who: str, precision: str = FLOAT32
+    model: nn.Module, inputs: Batch, task: Task, who: str, precision: str = FLOAT32
 ) -> Any:
     """Return what `model` makes of `inputs`, called in `precision`, as `task` needs it.
 
-    Raises `UnsuitableModel`, with `who` in front, if the model returns anything else.
+    Several inputs are keywords.  Raises `UnsuitableModel`, with `who` in front, if the model
+    returns anything else.
     """
     device = _device_of(inputs)
     with multiplication(precision, device), autocast(precision, device):
-        outputs = model(inputs)
+        outputs = call_model(model, inputs)
     if precision != FLOAT32:
         outputs = widened(outputs)
     if why := task.check_outputs(outputs, inputs):
@@ -32,8 +34,8 @@ def compute_outputs(
     return outputs
 
 
-def _device_of(inputs: Any) -> torch.device:
-    return next(tensors_in(inputs)).device
+def _device_of(inputs: Batch) -> torch.device:
+    return tensors_of(inputs)[0].device
 
 
 def as_one_tensor(outputs: Any) -> Tensor:
@@ -47,8 +49,8 @@ def as_one_tensor(outputs: Any) -> Tensor:
 def loss_and_gradient(
     model: nn.Module,
     leaves: Sequence[Tensor],
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Batch,
+    targets: Batch,
     task: Task,
     weight: int,
     seed: Callable[[], int],
@@ -66,4 +68,6 @@ def loss_and_gradient(
         outputs = compute_outputs(model, inputs, task, who, precision)
     with multiplication(precision, _device_of(inputs)):
         loss = task.loss(outputs, targets) / weight
+        if not loss.requires_grad:
+            return loss.detach(), [None] * len(leaves)
         return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)
