@@ -66,8 +66,8 @@ def run(
     `config` is a `RunConfig` or the path of a TOML file; `options` are those of the
     command line, with underscores, and go before it: ``run(dataset="mnist5k", rounds=20)``.
     Where they name no servers, the nodes live in the run's process (``in_process=True``).
-    In the place of a name an object may stand (`byzpy_tw.given` has the kinds): the run then works
-    in this process.
+    In the place of a name an object may stand, such as a model's class, arrays or a loss function
+    (docs/how-to/your-own-code.md): the run then works in this process.
     With `resume`, a run's folder, that run goes on, and options replace its own as with
     ``--resume``.  Each line that the command would print is handed to `show`.
 

@@ -7,7 +7,7 @@ with one goes on where the same object is handed in.
 from __future__ import annotations
 
 from byzpy_tw.errors import ByzpyTwError
-from byzpy_tw.plugins.naming import parse
+from byzpy_tw.plugins.naming import ParsedName, parse
 
 GIVEN = "given"  # the name, and the distribution, of such things
 
@@ -18,6 +18,14 @@ def recorded_object(text: str) -> tuple[str, str] | None:
         named = parse(text)
     except ByzpyTwError:
         return None
-    if named.name != GIVEN:
+    return object_of(named)
+
+
+def object_of(named: ParsedName) -> tuple[str, str] | None:
+    """Return the name and the digest of the object that `named` stands for; None for a name.
+
+    A partition is called ``given`` without them.
+    """
+    if named.name != GIVEN or not {"name", "digest"} <= named.parameters.keys():
         return None
-    return named.parameters.get("name", "?"), named.parameters.get("digest", "?")
+    return named.parameters["name"], named.parameters["digest"]

@@ -15,13 +15,14 @@ from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownNam
 from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.plugin_files import PluginFile
-from byzpy_tw.plugins.plugin_objects import GIVEN
+from byzpy_tw.plugins.plugin_objects import GIVEN, object_of
 from byzpy_tw.plugins.signatures import (
     RESERVED,
     Parameter,
     parameters_of,
     read_arguments,
 )
+from byzpy_tw.text import clip
 
 KINDS: Mapping[str, str] = {
     "aggregator": "register_aggregators",
@@ -112,12 +113,6 @@ class Registry:
         return self.names[kind][name]
 
     def _unknown(self, kind: str, name: str) -> ByzpyTwError:
-        if name == GIVEN:
-            return UnknownName(
-                f"the {kind} was an object from Python, which no name stands for: go on from "
-                "Python with the same objects, by byzpy_tw.run(resume=DIR, model=..., ...), "
-                "byzpy_tw.verify(DIR, model=..., ...) or byzpy_tw.Result.read(DIR, model=..., ...)"
-            ).with_fields(kind=kind, name=name)
         found = self.names[kind]
         known = ", ".join(sorted(found)) or "none are installed"
         if self.disabled:
@@ -176,9 +171,21 @@ class Registry:
         self, kind: str, named: ParsedName, fill: Mapping[str, Any]
     ) -> tuple[Entry, dict[str, Any]]:
         """The entry of `named`, and the arguments for its factory, without `RESERVED`."""
-        entry = self.entry(kind, named.name)
+        entry = self._entry_of(kind, named)
         offered = {key: value for key, value in fill.items() if value is not None}
         return entry, read_arguments(named, entry.parameters, offered)
+
+    def _entry_of(self, kind: str, named: ParsedName) -> Entry:
+        """The entry of `named`, else an error: also for an object that is not here."""
+        known = self.names[kind].get(named.name)
+        if object_of(named) is None or (known is not None and known.distribution == GIVEN):
+            return self.entry(kind, named.name)
+        raise UnknownName(
+            f"the {kind} was the object {clip(named.parameters['name'])} from Python, which no "
+            "name stands for: go on from Python with the same objects, by byzpy_tw.run(resume=DIR, "
+            "model=..., ...), byzpy_tw.verify(DIR, model=..., ...) or "
+            "byzpy_tw.Result.read(DIR, model=..., ...)"
+        ).with_fields(kind=kind, name=named.name)
 
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
@@ -186,12 +193,12 @@ class Registry:
 
     def is_foreign(self, kind: str, text: str) -> bool:
         """Return whether another distribution than this package's offers this name."""
-        return self.entry(kind, parse(text).name).foreign
+        return self._entry_of(kind, parse(text)).foreign
 
     def owner(self, kind: str, text: str) -> str:
         """The thing that `text` names and, unless it is ours, its distribution: for messages."""
         named = parse(text)
-        entry = self.entry(kind, named.name)
+        entry = self._entry_of(kind, named)
         source = f" of {entry.distribution} {entry.version}" if entry.foreign else ""
         return f"{kind} {entry.name_of(named)!r}{source * (entry.distribution != GIVEN)}"
 
