@@ -307,10 +307,12 @@ class UnsuitableData(ByzpyTwError, ValueError, code="UNSUITABLE_DATA", wire=True
 class LimitExceeded(ByzpyTwError, code="LIMIT_EXCEEDED", wire=True):
     """A request is larger than this process allows.
 
-    A model, data or a number of nodes over one of a server's limits.
+    A model, data or a number of nodes over one of a server's limits, or a micro-batch that does
+    not fit in memory.
 
     What to do: raise the limit that the message names where that server is started
-    (``twistd byzpy-server --help``), if the machine has the memory; or ask for less.
+    (``twistd byzpy-server --help``), if the machine has the memory; or ask for less, such as a
+    smaller ``--micro-batch-size``.
     """
 
 

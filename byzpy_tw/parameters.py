@@ -68,10 +68,18 @@ def real(
     return _parameter(default, to_float, real_in(least, most, above=above, below=below), none)
 
 
-def choice(*words: str, default: Any = "", meanings: Mapping[str, str] | None = None) -> Any:
-    """One of `words`; by default the first of them.  `meanings` says what each stands for."""
+def choice(
+    *words: str,
+    default: Any = "",
+    meanings: Mapping[str, str] | None = None,
+    alias: str | None = None,
+) -> Any:
+    """One of `words`; by default the first of them.  `meanings` says what each stands for.
+
+    `alias` is the parameter's name where the attribute needs another one.
+    """
     default = words[0] if default == "" else default
-    return _parameter(default, to_plain, one_of(*words), meanings=meanings or {})
+    return _parameter(default, to_plain, one_of(*words), meanings=meanings or {}, alias=alias)
 
 
 def boolean(default: Any = attrs.NOTHING) -> Any:
@@ -85,11 +93,17 @@ def _parameter(
     constraint: Constraint,
     none: str = "",
     meanings: Mapping[str, str] = MappingProxyType({}),
+    alias: str | None = None,
 ) -> Any:
     metadata = {NONE: none, MEANINGS: meanings, EXPECTED: constraint(object()) or ""}
     constraint = optional(constraint) if default is None else constraint
-    validator = validated(constraint, BadParameter)
-    return attrs.field(default=default, converter=convert, validator=validator, metadata=metadata)
+    return attrs.field(
+        default=default,
+        converter=convert,
+        validator=validated(constraint, BadParameter),
+        metadata=metadata,
+        alias=alias,
+    )
 
 
 # -- constraints --------------------------------------------------------------
@@ -105,7 +119,7 @@ def validated(constraint: Constraint, error: type[Exception]) -> Callable[..., N
     """The validator of an attrs field that holds its value to `constraint`."""
 
     def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        check_value(constraint, attribute.name, value, error)
+        check_value(constraint, attribute.alias or attribute.name, value, error)
 
     return validate
 

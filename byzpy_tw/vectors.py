@@ -21,6 +21,7 @@ _STRETCH = 1024  # elements whose squares are added up in float32
 _TINY = 1e-12  # below this norm, squares may vanish in float32
 _SHORT = 1 << 14  # elements: up to here one exact call is faster than several
 _EXACT_AT_ONCE = 1 << 20  # elements
+_HASHED_AT_ONCE = 1 << 22  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -184,9 +185,14 @@ def sha256_of(*tensors: Tensor) -> str:
     """Hex digest of the tensors' bytes, little-endian, in order, with their shapes and dtypes."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().cpu()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+        whole = plain.is_contiguous() or not plain.numel()
+        # Rows that lie apart are copied, a few of a large tensor at a time.
+        rows = max(1, _HASHED_AT_ONCE // plain[0].numel()) if not whole else 0
+        for part in (plain,) if whole else plain.split(rows):
+            if part.numel():
+                digest.update(part.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -213,13 +219,14 @@ def norm_of(vector: Tensor) -> float:
         return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     whole = vector.numel() // _STRETCH * _STRETCH
     if not whole or vector.dtype != torch.float32:
-        return _exact_norm(vector)
+        return exact_norm(vector)
     stretches = torch.linalg.vector_norm(vector[:whole].view(-1, _STRETCH), dim=1)
-    norm = math.hypot(_exact_norm(stretches), _exact_norm(vector[whole:]))
-    return norm if _TINY < norm < math.inf else _exact_norm(vector)
+    norm = math.hypot(exact_norm(stretches), exact_norm(vector[whole:]))
+    return norm if _TINY < norm < math.inf else exact_norm(vector)
 
 
-def _exact_norm(vector: Tensor) -> float:
+def exact_norm(vector: Tensor) -> float:
+    """The Euclidean norm of a flat vector, accumulated in float64."""
     # In parts, since torch converts its whole argument to float64.
     parts = vector.split(_EXACT_AT_ONCE)
     return math.hypot(

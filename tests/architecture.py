@@ -30,8 +30,9 @@ GROUPS = (
     ("rules", ("attacks", "preaggregators", "aggregators", "datasets", "models", "partitions",
                "optimizers", "tasks")),
     ("kernels", ("kernels",)),
-    ("ground", ("console", "log_tail", "plugin_code", "seeds", "vectors", "global_random",
-                "object_state", "parameters", "text", "files", "events", "errors")),
+    ("ground", ("batches", "console", "log_tail", "plugin_code", "seeds", "vectors",
+                "global_random", "object_state", "parameters", "text", "files", "events",
+                "errors")),
 )  # fmt: skip
 DEPRECATED = {"", "runs"}  # the package itself, and names of 0.1
 

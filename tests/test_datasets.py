@@ -86,7 +86,7 @@ class DatasetTests(SynchronousTestCase):
         self.assertRaises(ValueError, Split, x, torch.zeros(2, dtype=torch.int64))
         self.assertRaises(ValueError, Split, x, torch.zeros(3, dtype=torch.complex64))
         self.assertRaises(ValueError, Split, x, torch.tensor(3))
-        self.assertRaises(ValueError, Split, x.to(torch.int32), torch.zeros(3).long())
+        self.assertRaises(ValueError, Split, x.to(torch.complex64), torch.zeros(3).long())
         split = Split(x, torch.tensor([0, 1, 2]))
         self.assertRaises(ValueError, Dataset, "bad", split, split, 2)
 
@@ -161,7 +161,7 @@ class UnsuitableTests(SynchronousTestCase):
     def test_types(self) -> None:
         """Examples of types that no model takes, and labels that are not int64."""
         x = torch.ones(4, 3)
-        for dtype in (torch.float8_e4m3fn, torch.complex64, torch.bool, torch.int64):
+        for dtype in (torch.float8_e4m3fn, torch.complex64, torch.uint16):
             name = str(dtype).removeprefix("torch.")
             self.refused(f"examples are {name}, expected uint8", x=x.to(dtype))
         self.refused("labels are int32, expected int64: y.long()", y=torch.arange(4).int())
@@ -171,8 +171,6 @@ class UnsuitableTests(SynchronousTestCase):
         """Axes that are missing or empty, and lengths that differ."""
         self.refused("of shape (4,), expected (N, *shape): x.reshape(-1, 1)", x=torch.ones(4))
         self.refused("of shape (3, 0) hold no numbers", x=torch.ones(4, 3, 0))
-        self.refused("of shape (4, 1), expected (N,): y.squeeze(1)", y=torch.zeros(4, 1).long())
-        self.refused("of shape (4, 2)", "y.argmax(1)", y=torch.eye(2).repeat(2, 1).long())
         self.refused("4 examples with 3 labels", y=torch.zeros(3).long())
         other = Split(torch.ones(4, 3, 1), torch.zeros(4).long())
         self.refused("differ in shape: (3, 2) and (3, 1)", test=other)
@@ -428,4 +426,6 @@ class NamesTests(SynchronousTestCase):
     def test_names(self) -> None:
         """The catalogue's names, each once."""
         names = [name for name, _, _ in BUILTIN]
-        self.assertEqual(names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic"])
+        self.assertEqual(
+            names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic", "arrays"]
+        )

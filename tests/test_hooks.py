@@ -221,25 +221,24 @@ class ExampleTests(SynchronousTestCase):
         _, names = registry("register_tasks")
         x = torch.zeros(4, 3)
         split = Split(x, torch.arange(8.0).reshape(4, 2))
-        data = Dataset("ramp", split, split, None, task="regression")
+        data = Dataset("ramp", split, split, None, task="quantile")
         spec = RunConfig(in_process=True, batch_size=4, num_honest=1).spec()
         task = make_task(spec, names, data)
         self.assertEqual(task.check_outputs(torch.ones(4, 2), x), "")
         self.assertIn("(4, 3)", task.check_outputs(x, x).replace("[", "(").replace("]", ")"))
         targets, outputs = split.y, torch.ones(4, 2, requires_grad=True)
         self.assertEqual(
-            (task.weight(targets), float(task.loss(outputs, targets).detach())), (8, 92.0)
+            (task.weight(targets), round(float(task.loss(outputs, targets).detach()), 4)), (8, 19.0)
         )
         measured = task.measure(task.sums(outputs.detach(), targets), task.weight(targets))
-        self.assertEqual(measured, {"mse": 11.5, "mae": 22 / 8})
+        self.assertAlmostEqual(measured["pinball"], 19 / 8, places=6)
+        self.assertEqual(measured["mae"], 22 / 8)
         self.assertEqual([metric.better for metric in task.metrics], ["lower", "lower"])
         self.assertTrue(torch.equal(task.flip(targets), -targets))
         try_task(task, (torch.ones(4, 2), targets), (torch.zeros(4, 2), targets))
         digits = names.make("dataset", "synthetic:n=100")
-        with self.assertRaisesRegex(
-            UnsuitableData, "'regression' of the-example .* from data 'syn"
-        ):
-            make_task(evolve(spec, task="regression"), names, digits)
+        with self.assertRaisesRegex(UnsuitableData, "'quantile' of the-example .* from data 'syn"):
+            make_task(evolve(spec, task="quantile"), names, digits)
 
     def test_register_algorithms(self) -> None:
         """A run asks the even nodes and the odd ones by turns."""

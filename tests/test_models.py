@@ -19,6 +19,7 @@ COUNTS = {
     "mlp": 101_770,
     "cnn-cifar": 712_854,
     "resnet18": 11_173_962,
+    "resnet20": 269_722,
 }
 COLOUR = {"classes": 10, "shape": (3, 32, 32)}
 
@@ -35,6 +36,18 @@ class CatalogueTests(SynchronousTestCase):
             with self.subTest(name):
                 model = build(factory, {"classes": 7, "shape": (3, 32, 32)}, seed=1)
                 self.assertEqual(model(x).shape, (2, 7))
+
+    def test_norms(self) -> None:
+        """Residual networks with either norm have as many parameters, and train."""
+        for factory in (models.resnet18, models.resnet20):
+            counts = {norm: count(factory, {"norm": norm}) for norm in ("group", "batch")}
+            self.assertEqual(counts["group"], counts["batch"])
+            model = build(factory, {"norm": "batch", "shape": (1, 8, 8)}, seed=1)
+            self.assertTrue(models.needs_statistics(model))
+            loss = model(torch.randn(4, 1, 8, 8)).square().mean()
+            leaves = [leaf for _, leaf in models.trained_parameters(model)]
+            self.assertTrue(all(g.any() for g in torch.autograd.grad(loss, leaves)))
+            self.assertFalse(models.needs_statistics(build(factory, {}, seed=1)))
 
     def test_convolutions_see_channels_last(self) -> None:
         """Images of one channel or three reach the first convolution so laid out."""
@@ -119,10 +132,6 @@ class BuildTests(SynchronousTestCase):
         error = self.assertRaises(UnsuitableModel, build, make, {}, seed=0)
         self.assertIn(word, str(error))
 
-    def test_refuses_statistics(self) -> None:
-        """BatchNorm is refused, with the reason."""
-        self.refused(lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "no node would own")
-
     def test_refuses_other_dtypes(self) -> None:
         """Parameters must be float32."""
         self.refused(lambda: nn.Linear(2, 2).double(), "float64")
@@ -133,9 +142,17 @@ class BuildTests(SynchronousTestCase):
         self.refused(nn.ReLU, "no parameters")
         self.refused(lambda: "a model", "str")
 
-    def test_refuses_frozen_parameters(self) -> None:
-        """A parameter without a gradient cannot be part of the vector."""
-        self.refused(lambda: nn.Linear(2, 2).requires_grad_(False), "frozen")
+    def test_refuses_models_that_are_frozen(self) -> None:
+        """A parameter without a gradient is no part of the vector, which must have some."""
+        self.refused(lambda: nn.Linear(2, 2).requires_grad_(False), "all 2 are frozen")
+
+    def test_refuses_lazy_buffers(self) -> None:
+        """Statistics without a size are no better than such parameters."""
+
+        def lazy() -> nn.Module:
+            return nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False))
+
+        self.refused(lazy, "buffer 1.running_mean has no size yet")
 
     def test_refuses_models_that_read_values(self) -> None:
         """A model whose making depends on values has no size before it is made."""

@@ -45,12 +45,16 @@ class OptimizerRunTests(TestCase):
         return path
 
     def test_resumed_and_verified(self) -> None:
-        """The state of each optimizer is in the checkpoint: the run ends with its own bits."""
+        """The state of each optimizer is in the checkpoint: the run ends with its own bits.
+
+        So does one with options of nodes' gradients.
+        """
         hashes = set()
         for name, options in (
             ("adam", {"optimizer": "adam", "lr_schedule": "cosine:warmup=2,final=0.1"}),
             ("adamw", {"optimizer": "adamw:beta1=0.8", "lr_schedule": "inverse-sqrt:warmup=3"}),
             ("sgd", {"lr_schedule": "linear", "momentum": 0.5}),
+            ("gradients", {"batches": "epochs:keep", "clip_norm": 0.3, "precision": "bfloat16"}),
         ):
             run = self.run_of(name, **options)
             self.assertTrue((run.path / RESULT).exists())
@@ -61,7 +65,7 @@ class OptimizerRunTests(TestCase):
             found.run(0)
             self.assertEqual((found.problems, found.spans), ([], [(0, 8)]))
             hashes.add(digest)
-        self.assertEqual(len(hashes), 3)
+        self.assertEqual(len(hashes), 4)
 
     def test_more_rounds(self) -> None:
         """They are refused where the learning rate of earlier rounds depends on their number."""

@@ -42,7 +42,8 @@ class OutageTests(SynchronousTestCase):
         training.wait_for(f"! {re.escape(addresses[1])} has left: it was stopped")
         address_of(start_server(self, "--threads", "1", "--port", addresses[1].split(":")[2]))
         back = training.wait_for(
-            r"! node 1 is back: it missed ((\d+) rounds, \d+ to \d+|round \d+)$"
+            # It joins where it was stopped before it took part in a round.
+            r"! node 1 (?:is back|joins): it missed ((\d+) rounds, \d+ to \d+|round \d+)$"
         )
         told = training.lines[before:]
         self.assertLessEqual(len(told), 6, told)

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, parameters
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import BadParameter
+from byzpy_tw.errors import BadParameter, BadRequest
 from byzpy_tw.parameters import boolean, choice, integer, real
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.commands import PROTOCOL
@@ -124,3 +124,25 @@ class NodeFieldTests(SynchronousTestCase):
         )
         found = json.loads(RunConfig(in_process=True).spec().to_json())
         self.assertEqual((PROTOCOL, sorted(found)), (2, wire.split()))
+
+    def test_fields_added_later(self) -> None:
+        """Each travels only where it is not at its default, and is not needed by a reader."""
+        plain = RunConfig(in_process=True).spec()
+        for f in fields(RunSpec):
+            if not f.metadata["added"]:
+                short = {k: v for k, v in json.loads(plain.to_json()).items() if k != f.name}
+                with self.assertRaisesRegex(BadRequest, "expected the fields"):
+                    RunSpec.from_json(json.dumps(short).encode())
+        later = {"task": "mse", "batches": "epochs", "clip_norm": 2.5, "precision": "bfloat16"}
+        self.assertEqual(set(later), {f.name for f in fields(RunSpec) if f.metadata["added"]})
+        for name, value in later.items():
+            spec = evolve(plain, **{name: value})
+            told = json.loads(spec.to_json())
+            self.assertEqual(told, {**json.loads(plain.to_json()), name: value})
+            self.assertEqual(
+                (RunSpec.from_json(spec.to_json()), spec.newer_fields()), (spec, {name})
+            )
+        error = self.assertRaises(
+            BadRequest, RunSpec.from_json, json.dumps({**told, "batches": "all"}).encode()
+        )
+        self.assertIn("batches must be one of draws, epochs, epochs:keep, got 'all'", str(error))

@@ -34,8 +34,13 @@ USES = {
     "config.toml _parse re.search": OPTION + "the place of a number of thousands of digits",
     "config.toml _quote_line re.search": SHOWN + "the line that tomllib found wrong; before "
         "Python 3.14 its error has the number in its text alone",
+    "datasets.array_files _open_npz endswith": FILE + "arrays in an archive",
+    "datasets.array_files _open_npz removesuffix": FILE + "the name of an array in an archive",
+    "datasets.arrays _names removeprefix": FILE + "the name of one of several arrays",
+    "datasets.arrays _names startswith": FILE + "the name of one of several arrays",
+    "datasets.arrays re.compile": OPTION + "the name of files, and no path",
     "datasets.cifar_files _describe_mismatch endswith": FILE + "a packed file",
-    "datasets.core _name removeprefix": SHOWN + "torch's name of a dtype",
+    "datasets.tensors type_name removeprefix": SHOWN + "torch's name of a dtype",
     "datasets.files describe_content removeprefix": FILE + "a byte-order mark",
     "datasets.files describe_content startswith": FILE + "first bytes of known formats",
     "datasets.mnist_files _IdxFiles._misplaced endswith": FILE + "a packed file",
@@ -107,7 +112,9 @@ USES = {
 # Modules that look for words in an error's text, and why.
 SEARCHED = {
     "models.building": "torch's errors about its meta device have no class of their own; either "
-        "way an error is raised, with advice or without"
+        "way an error is raised, with advice or without",
+    "workers.memory": "torch's error about the memory of a CPU has no class of its own; either way "
+        "an error is raised, with advice or without",
 }  # fmt: skip
 
 

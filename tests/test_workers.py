@@ -236,7 +236,7 @@ class ActivationBytesTests(SynchronousTestCase):
     def test_counts_what_grows_with_examples(self) -> None:
         """Activations count, parameters do not."""
         kept = activation_bytes_per_example(
-            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,)
+            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), torch.ones(1, 1000)
         )
         self.assertLess(4 * (1000 + 8), kept)
         self.assertLess(kept, 4 * 3 * (1000 + 8))
@@ -248,4 +248,4 @@ class ActivationBytesTests(SynchronousTestCase):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x * x.sum().item()
 
-        self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)
+        self.assertEqual(activation_bytes_per_example(Odd, torch.ones(1, 3)), 0)

@@ -470,7 +470,7 @@ REFUSED: dict[Any, tuple[str, ...]] = {
     OwnGenerator: ("'stream'", "from call to call"),
     Clock: ("differs when computed again",),
     ClampsItsWeights: ("its parameters 'a.weight'", "copy"),
-    CountsInABuffer: ("'steps'", "no node would own"),
+    CountsInABuffer: ("'steps'", "node would own"),
     SpectralNorm: ("a.parametrizations.weight.0._u", "weight_norm"),
     ViewInAClosure: ("view of parameter 'a.weight'", "take it in forward()"),
     StaleBehindZeros: ("view of parameter 'a.weight'",),

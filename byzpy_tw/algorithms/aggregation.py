@@ -19,6 +19,7 @@ from byzpy_tw.plugins.pipelines import NamedPipeline, budget_of
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import norm_fault, norm_of
 from byzpy_tw.workers.device import Device, open_device
+from byzpy_tw.workers.precision import FLOAT32, multiplication
 
 
 @frozen(eq=False)
@@ -116,7 +117,8 @@ class Aggregation:
             byzantine=self.config.num_byz,
         )  # fmt: skip
         memory = dict(memory)
-        with plugin_call(f"{self.owners()}:", BadRuleOutput):  # a plugin's code
+        exact = multiplication(FLOAT32, self.device.place)
+        with exact, plugin_call(f"{self.owners()}:", BadRuleOutput):  # a plugin's code
             try:
                 outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
             except PluginError as e:

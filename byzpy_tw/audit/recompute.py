@@ -160,6 +160,7 @@ class RoundRecomputer:
         if "test_loss" in record:
             evaluator = self.replay.evaluator
             evaluator.load(after.parameters)
+            evaluator.compute_statistics()
             shares = [evaluator.evaluate(job) for job in range(evaluator.jobs)]
             entries |= evaluator.add_up(shares).entries
         return entries

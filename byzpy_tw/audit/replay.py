@@ -33,6 +33,7 @@ from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.evaluator import Evaluator
+from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.device import CPU, Device
@@ -140,7 +141,8 @@ def prepare_replay(
     model = make_model(spec, registry, host.dataset).to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
     outcome = host.trial_outcome
-    evaluator = Evaluator(model, host.dataset, outcome.task, outcome.needs_copies, who)
+    sample = StatisticsSample.of(model, spec, host.dataset)
+    evaluator = Evaluator(model, host.dataset, outcome.task, outcome.needs_copies, who, sample)
     algorithm = rules.make_algorithm()
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

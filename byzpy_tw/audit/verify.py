@@ -218,12 +218,14 @@ class Verification:
             lines = compare_with_recorded(
                 ResumePoint("", description={**description, "trial": None}),
                 replay.host.dimension, replay.host.dataset.digest(), trial, here, False,
+                self._config.precision,
             )  # fmt: skip
         except RunDirectoryError as e:
             raise RunDirectoryError(f"{e}; --data-root says where the data is") from e
         self.notes += [f"{line}: last bits may differ" for line in lines]
         same_probe = description.get("versions", {}).get("probe") == here.probe
-        if changed := compare_trials(description.get("trial"), trial, same_probe):
+        recorded, precision = description.get("trial"), self._config.precision
+        if changed := compare_trials(recorded, trial, same_probe, precision):
             text = (
                 f"{'; '.join(changed)}: the dataset, partition or model is made by other code "
                 "here, or from numbers of this process such as hash(), so that what follows says "

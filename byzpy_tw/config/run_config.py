@@ -41,7 +41,7 @@ from byzpy_tw.config.validators import flag as flag
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
 from byzpy_tw.plugins.naming import parse
-from byzpy_tw.workers.spec import WIRE_DTYPES, RunSpec
+from byzpy_tw.workers.spec import BATCHES, PRECISIONS, WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
 SECTIONS = {
@@ -53,7 +53,6 @@ SECTIONS = {
     "running": "running",
 }
 LOCATIONS = ("remote_hosts", "local", "in_process")
-
 
 _option = partial(option, bits=True, metavar=None, node_field=None, added=False)
 _where = partial(_option, section="where", bits=False)
@@ -94,6 +93,16 @@ class RunConfig:
     micro_batch_size: int = _training(
         32, "examples computed at a time on one thread",
         integer_in(1, 8192), node_field="micro_batch_size",
+    )  # fmt: skip
+    batches: str = _training(
+        "draws",
+        "how a node's batches are chosen: draws, each anew from all of its examples; epochs, in a "
+        "fresh order every epoch, whose last partial batch is dropped, or kept with epochs:keep",
+        one_of(*BATCHES), metavar="draws|epochs|epochs:keep", node_field="batches", added=True,
+    )  # fmt: skip
+    clip_norm: float | None = _training(
+        None, "scale each node's gradient down to this norm where it is longer (default: no limit)",
+        optional(_positive), node_field="clip_norm", convert=to_float, added=True,
     )  # fmt: skip
     lr: float = _training(0.05, "learning rate", _positive)
     momentum: float = _training(0.9, "momentum of --optimizer sgd", _not_negative)
@@ -174,6 +183,12 @@ class RunConfig:
         "what vectors and parameters are rounded to on their way: float32, bfloat16 or "
         "float16; the latter two halve the bytes",
         one_of(*WIRE_DTYPES), metavar="DTYPE", bits=True, node_field="wire_dtype",
+    )  # fmt: skip
+    precision: str = _running(
+        "float32",
+        "what nodes compute their gradients in: float32; bfloat16, by torch's autocast; or tf32, "
+        "on NVIDIA GPUs; parameters, vectors and the trainer's work stay float32",
+        one_of(*PRECISIONS), metavar="PRECISION", bits=True, node_field="precision", added=True,
     )  # fmt: skip
     threads: int | None = _running(
         None, "compute threads of this process, and of each --local server (default: all cores)",
@@ -288,6 +303,11 @@ class RunConfig:
             raise ConfigError(
                 f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
                 f"n = {self.n} nodes; use more servers or a larger cap"
+            )
+        if self.replacement and self.batches != "draws":
+            raise ConfigError(
+                f"--replacement has no use with --batches {self.batches}, which has each example "
+                "once an epoch: leave it out, or use --batches draws"
             )
         if not self.worker_momentum < 1:
             raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")

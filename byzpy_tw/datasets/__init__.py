@@ -1,5 +1,6 @@
-"""Training and test data, in memory.  Importing this does not import torchvision."""
+"""Training and test data.  Importing this does not import torchvision."""
 
+from byzpy_tw.datasets.arrays import arrays
 from byzpy_tw.datasets.cifar_files import cifar10
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.idx import write_idx
@@ -11,6 +12,7 @@ __all__ = [
     "BUILTIN",
     "Dataset",
     "Split",
+    "arrays",
     "cifar10",
     "fashion_mnist",
     "mnist",
@@ -26,4 +28,5 @@ BUILTIN = (
     ("cifar10", cifar10, ()),
     ("mnist5k", mnist5k, ()),
     ("synthetic", synthetic, ()),
+    ("arrays", arrays, ()),
 )

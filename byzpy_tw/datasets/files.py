@@ -74,6 +74,20 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
         raise FileFault(f"cannot be read: {error_reason(e)}") from e
 
 
+def size_fault(found: int, wanted: int, is_: str) -> str:
+    """Return how a file of `found` bytes differs from what its header asks for; else nothing.
+
+    It begins with `is_`, such as ``unpacks to``.
+    """
+    off = abs(found - wanted)
+    if not off:
+        return ""
+    return (
+        f"{is_} {found} bytes, its header asks for {wanted}: {off} "
+        f"{'byte' if off == 1 else 'bytes'} too {'few' if found < wanted else 'many'}"
+    )
+
+
 def error_reason(e: OSError | ValueError) -> str:
     """Return the system's text for `e`, without number and path."""
     return getattr(e, "strerror", None) or str(e) or type(e).__name__

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from byzpy_tw.datasets.core import Dataset
-from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regular
+from byzpy_tw.datasets.core import Dataset, Split
+from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regular, size_fault
 from byzpy_tw.errors import UnsuitableData
 
 UINT8 = 0x08  # IDX type code
@@ -59,12 +59,8 @@ def _read(file: BinaryIO | gzip.GzipFile, axes: int, is_: str) -> Tensor:
     while piece := file.read(max(0, min(_PIECE, size - start - len(content)))):
         content += piece
     found = start + len(content) + _count_rest(file)
-    if found != size:
-        off = abs(found - size)
-        raise FileFault(
-            f"{is_} {found} bytes, its header asks for {size}: {off} "
-            f"{'byte' if off == 1 else 'bytes'} too {'few' if found < size else 'many'}"
-        )
+    if fault := size_fault(found, size, is_):
+        raise FileFault(fault)
     if size == start:
         raise FileFault(f"holds nothing: its header says {' x '.join(map(str, shape))}")
     return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)
@@ -101,26 +97,32 @@ def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Pa
     labels from 0 to 9.  `folder` is ``FashionMNIST`` for the other dataset of this format.
     Existing files are replaced.
     """
-    for split in (dataset.train, dataset.test):
-        if split.x.dtype != torch.uint8 or split.x.ndim != 4 or split.x.shape[1] != 1:
-            raise UnsuitableData(
-                f"IDX files hold uint8 images with one channel, {dataset.name} has "
-                f"{split.x.dtype} examples of shape {dataset.shape}"
-            )
-    if dataset.classes is None or dataset.classes > 256:
-        raise UnsuitableData(
-            f"IDX files hold labels in a byte each, {dataset.name} has {dataset.classes} classes"
-        )
+    contents = [_idx_tensors(dataset, split) for split in (dataset.train, dataset.test)]
     raw = Path(root) / folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     written = []
-    for stem, split in (("train", dataset.train), ("t10k", dataset.test)):
+    for stem, (images, labels) in zip(("train", "t10k"), contents):
         for path, content in (
-            (raw / f"{stem}-images-idx3-ubyte", split.x.squeeze(1)),
-            (raw / f"{stem}-labels-idx1-ubyte", split.y.to(torch.uint8)),
+            (raw / f"{stem}-images-idx3-ubyte", images),
+            (raw / f"{stem}-labels-idx1-ubyte", labels),
         ):
             # Two zero bytes, the type, the number of axes; then each length, big-endian.
             head = struct.pack(f">HBB{content.ndim}I", 0, UINT8, content.ndim, *content.shape)
             path.write_bytes(head + content.contiguous().numpy().tobytes())
             written.append(path)
     return written
+
+
+def _idx_tensors(dataset: Dataset, split: Split) -> tuple[Tensor, Tensor]:
+    """Return images and labels as bytes; `UnsuitableData` for what the format cannot hold."""
+    x, y = split.x, split.y
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != 1:
+        raise UnsuitableData(
+            f"IDX files hold uint8 images with one channel, {dataset.name} has {split}"
+        )
+    if dataset.classes is None or dataset.classes > 256 or not isinstance(y, Tensor) or y.ndim != 1:
+        raise UnsuitableData(
+            f"IDX files hold labels in a byte each, {dataset.name} has {dataset.classes} classes "
+            f"and {split}"
+        )
+    return x.squeeze(1), y.to(torch.uint8)

@@ -4,24 +4,51 @@ A factory returns a `torch.nn.Module` from a batch of inputs to logits; its
 parameters ``classes`` and ``shape`` are filled from the dataset.
 """
 
-from byzpy_tw.models.building import build, check, count, flat_parameters
-from byzpy_tw.models.builtin import cnn_cifar, cnn_mnist, logreg, mlp, resnet18, small_cnn
+from byzpy_tw.models.building import build, check, count, flat_parameters, make_on_meta
+from byzpy_tw.models.builtin import cnn_cifar, cnn_mnist, logreg, mlp, small_cnn
 from byzpy_tw.models.dropout import StreamDropout, randomness
+from byzpy_tw.models.residual import resnet18, resnet20
+from byzpy_tw.models.statistics import (
+    Sums,
+    layers_with_statistics,
+    needs_statistics,
+    recording,
+    statistics_of,
+    write_statistics,
+)
+from byzpy_tw.models.trained import (
+    constant_buffers,
+    digest_of_values,
+    frozen_values,
+    trained_parameters,
+)
 
 __all__ = [
     "BUILTIN",
     "StreamDropout",
+    "Sums",
     "build",
     "check",
     "cnn_cifar",
     "cnn_mnist",
+    "constant_buffers",
     "count",
+    "digest_of_values",
     "flat_parameters",
+    "frozen_values",
+    "layers_with_statistics",
     "logreg",
+    "make_on_meta",
     "mlp",
+    "needs_statistics",
     "randomness",
+    "recording",
     "resnet18",
+    "resnet20",
     "small_cnn",
+    "statistics_of",
+    "trained_parameters",
+    "write_statistics",
 ]
 
 # name, factory, aliases
@@ -32,4 +59,5 @@ BUILTIN = (
     ("mlp", mlp, ()),
     ("cnn-cifar", cnn_cifar, ()),
     ("resnet18", resnet18, ()),
+    ("resnet20", resnet20, ()),
 )

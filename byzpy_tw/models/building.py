@@ -7,23 +7,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.models.dropout import check_dropout, replace_dropout
+from byzpy_tw.models.statistics import check_statistics, use_batch_statistics
+from byzpy_tw.models.trained import trained_parameters
 from byzpy_tw.plugin_code import describe_exception
 
 Factory = Callable[..., nn.Module]
 
 
 def count(factory: Factory, params: Mapping[str, Any]) -> int:
-    """Return the number of the model's parameters, without taking their memory.
+    """Return the number of the model's trained parameters, without taking their memory.
 
     Raises `UnsuitableModel` for one that cannot be trained here.
     """
+    return sum(leaf.numel() for _, leaf in trained_parameters(make_on_meta(factory, params)))
+
+
+def make_on_meta(factory: Factory, params: Mapping[str, Any]) -> nn.Module:
+    """Return the model without memory, on torch's meta device, checked as by `check`."""
     try:
         with torch.device("meta"), global_random.temporary_seed(0):
             model = factory(**params)
@@ -38,68 +43,81 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
             "memory is taken (values are not to be read while it is made): "
             f"{describe_exception(cause)}"
         ) from e
-    return check(model)
+    check(model)
+    return model
 
 
 def build(
-    factory: Factory, params: Mapping[str, Any], *, seed: int, counted: bool = False
+    factory: Factory,
+    params: Mapping[str, Any],
+    *,
+    seed: int,
+    counted: bool = False,
+    plain: bool = False,
 ) -> nn.Module:
     """Return the model, its initial values a function of `seed`.
 
     The global generators, torch's (which modules draw initial values from), NumPy's and
     Python's, are seeded for the duration and restored.  A caller that has `counted` the
-    parameters saves another count.  Raises `UnsuitableModel`.
+    parameters saves another count.  A `plain` one keeps the factory's own layers, for use outside
+    of a run.  Raises `UnsuitableModel`.
     """
     if not counted:
         count(factory, params)
     with global_random.temporary_seed(seeds.torch_seed(seed, "model")):
         model = factory(**params)
     check(model)
-    replace_dropout(model)
+    if not plain:
+        replace_dropout(model)
+        use_batch_statistics(model)
     return model
 
 
 def check(model: nn.Module) -> int:
-    """Return the number of parameters; `UnsuitableModel` unless gradients alone can train it."""
+    """Return the number of trained parameters; `UnsuitableModel` unless gradients can train it."""
     if not isinstance(model, nn.Module):
         raise UnsuitableModel(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
-    for name, layer in model.named_modules():
-        # Other buffers may be constants: the trial before round 0 finds out.
-        if isinstance(layer, _NormBase) and layer.track_running_stats:
-            cure = "use GroupNorm or LayerNorm in place of BatchNorm"
-            if isinstance(layer, _InstanceNorm):
-                cure = "make it with track_running_stats=False, or use GroupNorm"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
+            kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
             raise UnsuitableModel(
-                f"the model keeps floating-point statistics outside its parameters "
-                f"({name}, a {type(layer).__name__}): no node would own them, and micro-batches "
-                f"would change them; {cure}"
-            )
-    total = 0
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise UnsuitableModel(
-                f"parameter {name} has no size yet: in the place of lazy layers use those that are "
+                f"{kind} {name} has no size yet: in the place of lazy layers use those that are "
                 "told their sizes, such as Linear for LazyLinear"
             )
+    trained = trained_parameters(model)
+    for name, parameter in trained:
         if parameter.dtype != torch.float32:
-            raise UnsuitableModel(f"parameter {name} is {parameter.dtype}, not float32")
-        if not parameter.requires_grad:
-            raise UnsuitableModel(f"parameter {name} is frozen: it has no gradient")
-        total += parameter.numel()
+            raise UnsuitableModel(f"parameter {name} is {parameter.dtype}, {_cure(parameter)}")
+    total = sum(parameter.numel() for _, parameter in trained)
     if total == 0:
-        raise UnsuitableModel("the model has no parameters to train")
+        frozen = sum(1 for _ in model.parameters())
+        why = f": all {frozen} are frozen (requires_grad is False)" if frozen else ""
+        raise UnsuitableModel(f"the model has no parameters to train{why}")
     check_dropout(model)
+    check_statistics(model)
     return total
 
 
-def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
-    """Return a flat ``(d,)`` float32 tensor that is the memory of the model's parameters.
+def _cure(parameter: Tensor) -> str:
+    if parameter.is_complex():
+        return (
+            "not float32: rules compare and average real numbers; keep its torch.view_as_real as "
+            "the parameter, and take torch.view_as_complex of that in forward()"
+        )
+    return (
+        "not float32, in which vectors are aggregated: use model.float(), or freeze it "
+        "(requires_grad_(False))"
+    )
 
-    Writing to it changes the model.  Parameters lie in the order of ``model.parameters()``, and
-    keep their values.  `buffer`, if given, is the memory to use: contiguous, of the right
+
+def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
+    """Return a flat ``(d,)`` float32 tensor that is the memory of the trained parameters.
+
+    Writing to it changes the model.  They lie in the order of `trained_parameters`, and keep
+    their values.  `buffer`, if given, is the memory to use: contiguous, of the right
     length, on the model's device.
     """
-    parameters = list(model.parameters())
+    parameters = [leaf for _, leaf in trained_parameters(model)]
     d = sum(p.numel() for p in parameters)
     if buffer is None:
         buffer = torch.empty(d, dtype=torch.float32, device=parameters[0].device)

@@ -7,16 +7,14 @@ and the rectifier sees a quarter of the numbers (`small_cnn`: a gradient takes 1
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from byzpy_tw.errors import BadParameter, UnsuitableModel
-
-GROUPS = 32  # of channels normalised together; Wu and He, "Group Normalization", 2018
+from byzpy_tw.errors import BadParameter
+from byzpy_tw.models.shapes import image_shape
 
 
 def logreg(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
@@ -83,29 +81,3 @@ def _cnn(
     for before, after in pairwise((channels[-1] * prod(sides), *widths)):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def image_shape(shape: tuple[int, ...], *, least: int) -> tuple[int, int, int]:
-    """Return channels, height and width of an image; `UnsuitableModel` for one too small."""
-    if len(shape) != 3 or min(shape[1:]) < least:
-        raise UnsuitableModel(
-            f"the model needs images (channels, height, width) of at least {least} x "
-            f"{least} pixels, the data has examples of shape {tuple(shape)}"
-        )
-    return shape[0], shape[1], shape[2]
-
-
-def resnet18(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.Module:
-    """torchvision's ResNet-18, 11,173,962 parameters on CIFAR-10.
-
-    The stem is a 3 x 3 convolution without pooling, as is usual for small images.  GroupNorm
-    takes the place of BatchNorm, which keeps statistics that no node would own.
-    """
-    from torchvision.models import resnet  # seconds to import
-
-    channels, _, _ = image_shape(shape, least=8)
-    model = resnet.resnet18(num_classes=classes, norm_layer=partial(nn.GroupNorm, GROUPS))
-    model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    return model

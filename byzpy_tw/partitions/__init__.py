@@ -2,11 +2,22 @@
 
 A partition is called with the ``(N, *shape)`` targets, the number of shards and a random stream,
 and returns one int64 index array a shard, none of them empty.  Equal arguments give equal shards.
+Of several targets it gets the one called ``label``, else the first by name.  One with the
+attribute ``by_node = True`` gets the participant of each example in their place.
 """
 
-from byzpy_tw.partitions.builtin import Dirichlet, Extreme, Gamma, Iid, Local, Shards, Stride
+from byzpy_tw.partitions.builtin import (
+    Dirichlet,
+    Extreme,
+    Gamma,
+    Given,
+    Iid,
+    Local,
+    Shards,
+    Stride,
+)
 
-__all__ = ["BUILTIN", "Dirichlet", "Extreme", "Gamma", "Iid", "Local", "Shards", "Stride"]
+__all__ = ["BUILTIN", "Dirichlet", "Extreme", "Gamma", "Given", "Iid", "Local", "Shards", "Stride"]
 
 # name, factory, aliases
 BUILTIN = (
@@ -17,4 +28,5 @@ BUILTIN = (
     ("dirichlet", Dirichlet, ()),
     ("shards", Shards, ()),
     ("local", Local, ()),
+    ("given", Given, ()),
 )

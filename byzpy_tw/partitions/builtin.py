@@ -78,6 +78,27 @@ class Local:
 
 
 @frozen(kw_only=True)
+class Given:
+    """Node i has the examples of the i-th participant that the data names, by number.
+
+    ``by_node`` tells the run to hand the participant of each example in the place of targets.
+    """
+
+    by_node = True
+
+    def __call__(self, nodes: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        found = nodes.numpy(force=True) if isinstance(nodes, Tensor) else np.asarray(nodes)
+        participants, numbers = np.unique(found, return_inverse=True)
+        if len(participants) != shards:
+            raise UnsuitableData(
+                f"partition 'given': the data is of {len(participants)} participants, and the run "
+                f"has {shards} honest nodes: use --num-honest {len(participants)}"
+            )
+        ends = np.cumsum(np.bincount(numbers))[:-1]
+        return np.split(np.argsort(numbers, kind="stable").astype(np.int64), ends)
+
+
+@frozen(kw_only=True)
 class Extreme:
     """Examples sorted by label, cut into h runs: each node sees few labels."""
 

@@ -126,7 +126,8 @@ def register_attacks() -> Iterable[Registration]:
 def register_datasets() -> Iterable[Registration]:
     """Offer datasets.
 
-    The factory returns a `Dataset` held in memory, which may name its task.  A parameter called
+    The factory returns a `Dataset`, in memory or mapped into it, which may name its task.  Several
+    inputs or targets are mappings from names to tensors.  A parameter called
     ``root`` (a `pathlib.Path`) is filled with the data root of the process that calls it and
     cannot be set from elsewhere.  It raises `DatasetUnavailable` when files are missing.
     """
@@ -137,8 +138,9 @@ def register_models() -> Iterable[Registration]:
     """Offer models.
 
     The factory returns a `torch.nn.Module` that maps a batch of inputs to what the task asks
-    for, such as logits.  Parameters called ``classes`` (int, the number of outputs: of classes,
-    or else of numbers in one target) and ``shape`` (a tuple, one example's shape) are filled
+    for, such as logits.  Several inputs are keywords of its ``forward``.  Parameters called
+    ``classes`` (int, the number of outputs: of classes, or else of numbers in one target) and
+    ``shape`` (a tuple, one example's shape; of several inputs a dict of them by name) are filled
     from the dataset.  It draws initial values from torch's default generator, which is seeded
     for it.  An attribute ``task`` of the factory names the task where the data names none.
     """
@@ -150,8 +152,9 @@ def register_partitions() -> Iterable[Registration]:
 
     The factory returns a callable ``(targets, shards, stream)``.  It maps the ``(N, *shape)``
     targets of the training data (of classes ``(N,)`` int64 labels), the number of shards and a
-    `numpy.random.Generator` to a list of ``shards`` int64 index arrays.  The targets are a copy,
-    which it may write to.
+    `numpy.random.Generator` to a list of ``shards`` int64 index arrays.  Of several targets it gets
+    the one called ``label``, else the first by name.  The targets are a copy, which it may write
+    to.
     """
 
 
@@ -161,8 +164,8 @@ def register_tasks() -> Iterable[Registration]:
 
     The factory returns an object with ``metrics`` and the methods of `byzpy_tw.tasks.Task`.
     Parameters called ``classes`` (int, or None where the data has none) and ``target_shape`` (a
-    tuple, one target's shape) are filled from the dataset.  It keeps nothing between calls, and
-    writes to nothing that it is given.
+    tuple, one target's shape; of several a dict of them by name) are filled from the dataset.  It
+    keeps nothing between calls, and writes to nothing that it is given.
     """
 
 

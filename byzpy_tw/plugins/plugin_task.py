@@ -11,6 +11,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from byzpy_tw.batches import Batch, map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.parameters import to_plain
@@ -70,11 +71,13 @@ class PluginTask:
             object.__setattr__(self, "metrics", _metrics_of(self.made, self.who))
 
     def check_data(self, data: Dataset) -> str:
-        given = [tensor for split in (data.train, data.test) for tensor in (split.x, split.y)]
+        batches = [batch for split in (data.train, data.test) for batch in (split.x, split.y)]
+        given = [tensor for batch in batches for tensor in tensors_of(batch)]
         return self._reason("check_data", given, data)
 
-    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
-        return self._reason("check_outputs", [*tensors_in(outputs), inputs], outputs, inputs)
+    def check_outputs(self, outputs: Any, inputs: Batch) -> str:
+        given = [*tensors_in(outputs), *tensors_of(inputs)]
+        return self._reason("check_outputs", given, outputs, inputs)
 
     def _reason(self, method: str, given: Sequence[Tensor], *arguments: Any) -> str:
         """Return the words of `method`, which must not write to the tensors `given`."""
@@ -89,14 +92,14 @@ class PluginTask:
                 raise self._bad(method, why, "a text, empty where all is well")
             return " ".join(why.split())
 
-    def weight(self, targets: Tensor) -> int:
+    def weight(self, targets: Batch) -> int:
         with plugin_call(self.who):
             weight = to_plain(self.made.weight(targets))
             if type(weight) is not int or not 0 <= weight <= _MOST_WEIGHT:
                 raise self._bad("weight", weight, "a whole number of at least 0")
             return weight
 
-    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Batch) -> Tensor:
         with plugin_call(self.who):
             enabled = torch.is_grad_enabled()
             loss = self.made.loss(outputs, targets)
@@ -112,7 +115,7 @@ class PluginTask:
                 raise self._bad("loss", loss, "one that has a gradient: compute it by torch alone")
             return loss
 
-    def sums(self, outputs: Any, targets: Tensor) -> Mapping[str, float]:
+    def sums(self, outputs: Any, targets: Batch) -> Mapping[str, float]:
         with plugin_call(self.who):
             return self._numbers("sums", self.made.sums(outputs, targets))
 
@@ -125,21 +128,29 @@ class PluginTask:
                 raise self._bad("measure", sorted(values), wanted)
             return {name: float(values[name]) for name in names}
 
-    def flip(self, targets: Tensor) -> Tensor:
+    def flip(self, targets: Batch) -> Batch:
         with plugin_call(self.who):
             flipped = self.made.flip(targets)
-            wanted = f"false targets of {tuple(targets.shape)} and {targets.dtype}"
-            plain = isinstance(flipped, Tensor) and flipped.layout is torch.strided
-            if not plain or (flipped.shape, flipped.dtype) != (targets.shape, targets.dtype):
+            if isinstance(targets, Tensor):
+                return self._flipped(flipped, targets)
+            if not isinstance(flipped, Mapping) or flipped.keys() != targets.keys():
+                wanted = f"false targets of the names {', '.join(targets)}"
                 raise self._bad("flip", flipped, wanted)
-            return flipped.detach()
+            return {name: self._flipped(flipped[name], targets[name]) for name in targets}
 
-    def chance(self, targets: Tensor) -> Mapping[str, float]:
+    def _flipped(self, flipped: Any, targets: Tensor) -> Tensor:
+        wanted = f"false targets of {tuple(targets.shape)} and {targets.dtype}"
+        plain = isinstance(flipped, Tensor) and flipped.layout is torch.strided
+        if not plain or (flipped.shape, flipped.dtype) != (targets.shape, targets.dtype):
+            raise self._bad("flip", flipped, wanted)
+        return flipped.detach()
+
+    def chance(self, targets: Batch) -> Mapping[str, float]:
         """Return what a plugin's task tells of chance; nothing where it has no such method."""
         if not callable(getattr(self.made, "chance", None)):
             return {}
         with plugin_call(self.who):
-            values = self._numbers("chance", self.made.chance(targets.clone()))
+            values = self._numbers("chance", self.made.chance(map_tensors(torch.clone, targets)))
             names = [metric.name for metric in self.metrics]
             if not set(values) <= set(names) or not all(map(math.isfinite, values.values())):
                 raise self._bad("chance", values, f"finite numbers for some of {', '.join(names)}")

@@ -121,7 +121,8 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     """The keyword parameters of `factory`, by name, reserved ones left out."""
     reserved = RESERVED.get(kind, frozenset())
     hints = _hints(factory)
-    fields = attrs.fields_dict(factory) if isinstance(factory, type) and attrs.has(factory) else {}
+    bound = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    fields = {own.alias or own.name: own for own in bound}
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if name in reserved or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):

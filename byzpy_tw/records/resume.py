@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.precision import FLOAT32
 from byzpy_tw.workers.trial_digests import TrialDigests
 
 
@@ -157,11 +159,18 @@ def reopen(
         done = state.round if state is not None else 0
         if config.rounds < done:
             raise ConfigError(f"--rounds {config.rounds}: this run has {done} rounds behind it")
-        records = tuple(rounds[:done])
+        point = ResumePoint(token, state, tuple(rounds[:done]), run.description, _last_result(run))
     except BaseException:
         directory.close()
         raise
-    return config, directory, ResumePoint(token, state, records, run.description, run.result or {})
+    return config, directory, point
+
+
+def _last_result(run: RecordedRun) -> Mapping[str, Any]:
+    """Return the content of result.json; nothing where it is missing or damaged."""
+    with suppress(RunDirectoryError):
+        return run.result or {}
+    return {}
 
 
 def finished_rounds(run: RecordedRun) -> int | None:
@@ -194,6 +203,7 @@ def compare_with_recorded(
     trial: TrialDigests,
     here: Environment,
     strict: bool,
+    precision: str = FLOAT32,
 ) -> list[str]:
     """Return the differences between this process and the one that began the run.
 
@@ -214,13 +224,17 @@ def compare_with_recorded(
         for name, now in {"byzpy_tw": byzpy_tw.__version__, **now_here}.items()
         if versions.get(name, now) != now
     ]
-    lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
+    lines += compare_trials(
+        before.get("trial"), trial, versions.get("probe") == here.probe, precision
+    )
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
 
 
-def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
+def compare_trials(
+    recorded: Any, now: TrialDigests, exact: bool, precision: str = FLOAT32
+) -> list[str]:
     """Return the differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
@@ -228,5 +242,5 @@ def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
         then = TrialDigests.from_json(json.dumps(recorded))
     except WireError:
         return ["config.json has no trial that this program writes"]
-    found = then.differences(now, exact=exact, local=False)
+    found = then.differences(now, exact=exact, local=False, precision=precision)
     return [f"since the run was begun, {' and '.join(found)} changed"] if found else []

@@ -56,9 +56,12 @@ def _is_traced() -> bool:
 
 def check_inputs(model: nn.Module, dataset: Dataset) -> None:
     """Have `model` check its inputs, where the examples of `dataset` are bytes."""
-    if dataset.train.x.dtype != torch.uint8:
+    examples = dataset.train.x
+    if not isinstance(examples, Tensor) or examples.dtype != torch.uint8:
         return
-    ends = _BYTES.reshape(2, *(1 for _ in dataset.shape)).expand(2, *dataset.shape)
-    low, high = map(float, torch.aminmax(dataset.inputs(ends)))
+    shape = examples.shape[1:]
+    inputs = dataset.inputs(_BYTES.reshape(2, *(1 for _ in shape)).expand(2, *shape))
+    assert isinstance(inputs, Tensor)
+    low, high = map(float, torch.aminmax(inputs))
     if math.isfinite(low) and math.isfinite(high):
         model.register_forward_pre_hook(InputCheck(low, high))

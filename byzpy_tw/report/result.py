@@ -134,11 +134,12 @@ class Result:
 
     @cached_property
     def parameters(self) -> Any:
-        """The final parameters: a flat ``(d,)`` tensor, in the order of ``model.parameters()``.
+        """The final values of all trained parameters: a flat ``(d,)`` tensor.
 
-        They are read from the last checkpoint, once, and have the recorded SHA-256.  Raises
-        `RunDirectoryError` where no checkpoint has them: with ``checkpoint_interval=0``, and
-        after a run that diverged or was killed.
+        They are in the order of ``model.parameters()``, without frozen ones.  They are read from
+        the last checkpoint, once, and have the recorded SHA-256.  Raises `RunDirectoryError` where
+        no checkpoint has them: with ``checkpoint_interval=0``, and after a run that diverged or
+        was killed.
         """
         from byzpy_tw.records import checkpoint
         from byzpy_tw.vectors import sha256_of
@@ -167,6 +168,11 @@ class Result:
         are no longer those of the run.
         """
         data = self._read_dataset()
+        self._check_dataset(data)
+        return data
+
+    def _check_dataset(self, data: Any) -> None:
+        """Raise `RunDirectoryError` where `data` are not those of the run."""
         recorded = read_run(self.path).description.get("data_digest")
         if isinstance(recorded, str) and data.digest() != recorded:
             raise RunDirectoryError(
@@ -174,23 +180,22 @@ class Result:
                 f"was trained on: its SHA-256 is {data.digest()[:12]}, the run recorded "
                 f"{clean_value(recorded, 12)}"
             )
-        return data
 
     def model(self) -> Any:
         """Make the model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
 
         It expects inputs as `dataset` makes them, and raises `TypeError` for bytes.  Reads the
-        dataset, for the shape of an input; raises `DatasetUnavailable` beside the errors of
-        `parameters`.
+        dataset, for the shape of an input, and for statistics of BatchNorm, which are computed
+        as in the run; raises `DatasetUnavailable` beside the errors of `parameters`.
         """
-        from torch.nn.utils import vector_to_parameters
-
+        from byzpy_tw.models import needs_statistics
         from byzpy_tw.report.input_check import check_inputs
-        from byzpy_tw.workers.building import make_model
+        from byzpy_tw.rounds.final_model import make_final_model
 
         parameters, data = self.parameters, self._read_dataset()
-        model = make_model(self.config.spec(), self.registry(), data)
-        vector_to_parameters(parameters.clone(), model.parameters())
+        model = make_final_model(self.config.spec(), self.registry(), data, parameters)
+        if needs_statistics(model):  # computed from the data
+            self._check_dataset(data)
         check_inputs(model, data)
         return model.eval()
 

@@ -11,9 +11,11 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.batches import cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.tasks import ACCURACY, Task
 from byzpy_tw.workers.gradients import model_provider
 from byzpy_tw.workers.loss import compute_outputs
@@ -59,13 +61,16 @@ class Evaluator:
     task: Task
     needs_copies: bool = False  # whether each call of the model needs a copy
     who: str = "the model"  # whose code it is, for its errors
+    sample: StatisticsSample = StatisticsSample(())  # for statistics of BatchNorm
     parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
+    _leaves: list[Tensor] = field(init=False)  # the trained parameters
     _call: Callable[[], nn.Module] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.model.eval()
+        self._leaves = [leaf for _, leaf in models.trained_parameters(self.model)]
         self.parameters = models.flat_parameters(self.model)
-        for leaf in self.model.parameters():
+        for leaf in self._leaves:
             leaf.requires_grad_(False)
         self._call = model_provider(self.model, self.needs_copies)
 
@@ -76,9 +81,8 @@ class Evaluator:
     def load(self, parameters: Tensor) -> None:
         """Evaluate with the ``(d,)`` `parameters` from now on, in their own memory."""
         if parameters is not self.parameters:
-            leaves = list(self.model.parameters())
-            pieces = parameters.split([leaf.numel() for leaf in leaves])
-            for leaf, piece in zip(leaves, pieces, strict=True):
+            pieces = parameters.split([leaf.numel() for leaf in self._leaves])
+            for leaf, piece in zip(self._leaves, pieces, strict=True):
                 leaf.data = piece.view(leaf.shape)
             self.parameters = parameters
 
@@ -89,15 +93,41 @@ class Evaluator:
     @property
     def jobs(self) -> int:
         """The number of shares of the test data."""
-        return -(-len(self.dataset.test.y) // self._share)
+        return -(-len(self.dataset.test) // self._share)
+
+    @property
+    def statistics_jobs(self) -> int:
+        """The number of parts of the sample for statistics; 0 where the model needs none."""
+        return len(self.sample.parts)
+
+    @torch.no_grad()
+    def record_statistics(self, job: int) -> Mapping[str, models.Sums]:
+        """Return what reaches each layer with statistics from part `job` of the sample."""
+        device, examples = (
+            self.parameters.device,
+            take(self.dataset.train.x, self.sample.parts[job]),
+        )
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(examples))
+        with plugin_call(self.who), models.recording() as found:
+            compute_outputs(self._call(), inputs, self.task, self.who)
+        return found
+
+    def write_statistics(self, found: Sequence[Mapping[str, models.Sums]]) -> None:
+        """Evaluate with the statistics that the jobs `found`, in order, from now on."""
+        models.write_statistics(self.model, found)
+
+    def compute_statistics(self) -> None:
+        """Do both for the whole sample, in this thread."""
+        self.write_statistics([self.record_statistics(job) for job in range(self.statistics_jobs)])
 
     @torch.no_grad()
     def evaluate(self, job: int) -> EvaluationShare:
         """Evaluate share `job` of the test data."""
         part = slice(job * self._share, (job + 1) * self._share)
-        device = self.parameters.device
-        targets = self.dataset.test.y[part].to(device, copy=True)  # a task may write to them
-        inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
+        test, device = self.dataset.test, self.parameters.device
+        # A task may write to targets.
+        targets = map_tensors(lambda y: y.to(device, copy=True), cut(test.y, part))
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(cut(test.x, part)))
         with plugin_call(self.who):
             outputs = compute_outputs(self._call(), inputs, self.task, self.who)
         loss = float(self.task.loss(outputs, targets))

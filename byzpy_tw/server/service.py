@@ -401,10 +401,10 @@ class ByzpyServer(Service):
 
     def _check_data_limit(self, data: Dataset) -> None:
         """Raise `LimitExceeded` where `data` is too much beside other runs' data."""
-        held = sum(other.nbytes for other in list(self._datasets.values()))
+        held = sum(other.held_bytes for other in list(self._datasets.values()))
         most = self.limits.data_mib
-        if held + data.nbytes > most * 2**20:
+        if held + data.held_bytes > most * 2**20:
             raise LimitExceeded(
-                f"data of {data.nbytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
+                f"data of {data.held_bytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
                 f"other runs: at most {most} MiB on this server (--max-data-mib)"
             )

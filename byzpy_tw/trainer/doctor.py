@@ -313,7 +313,7 @@ class Doctor:
             found |= {
                 "checkpoint_bytes": 4 * d * (2 + kept),  # without the memory of rules
                 "data_digest": prepared.digest,
-                "examples": [len(prepared.dataset.train.y), len(prepared.dataset.test.y)],
+                "examples": [len(prepared.dataset.train), len(prepared.dataset.test)],
                 "shards": [min(prepared.shards), max(prepared.shards)],
                 "dimension": d,
                 "instructions": prepared.environment.instructions,

@@ -12,6 +12,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import BadAddress, BadRequest, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
@@ -99,17 +100,19 @@ class Handshake:
         self, server: Server, run: str, sink: Sink, plugins: Plugins | None = None
     ) -> RunFingerprint:
         """Have `server`, which has `plugins`, build the run; raises `MissingPlugin` with advice."""
+        spec = self.config.spec()
         try:
-            return await server.open(run, self.config.spec(), sink)
+            return await server.open(run, spec, sink)
         except UnknownName as e:
             kinds = ("dataset", "model", "partition", "task")
             raise self._missing(server, e, kinds, plugins) or e from e
         except BadRequest as e:
-            if self.config.task is None:
+            newer = ", ".join(map(flag, sorted(spec.newer_fields())))
+            if not newer:
                 raise
             raise BadRequest(
-                f"{e}; a server of byzpy_tw 0.1 knows no --task: install the trainer's version "
-                "there, or leave out --task"
+                f"{e}; a server of byzpy_tw 0.1 knows no {newer}: install the trainer's version "
+                "there, or do without"
             ) from e
 
     def check_opened(
@@ -146,7 +149,16 @@ class Handshake:
             )
         if opened.trial is None or mine.trial is None:
             return
-        differing = mine.trial.differences(opened.trial, exact=exact, local=local)
+        if mine.trial.has_other_frozen(opened.trial):
+            raise ServerDiffers(
+                f"{name}'s {config.model!r} has other values in its frozen parameters than the "
+                f"trainer's (digests {str(opened.trial.frozen)[:12]} and "
+                f"{str(mine.trial.frozen)[:12]}): give both the same file of them, or the same "
+                "version of the model's plugin"
+            )
+        differing = mine.trial.differences(
+            opened.trial, exact=exact, local=local, precision=config.precision
+        )
         if differing:
             line = (
                 f"{name} differs in {' and '.join(differing)}: its copy of the code of "

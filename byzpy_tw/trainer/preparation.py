@@ -12,6 +12,7 @@ import numpy
 from attrs import asdict, define, evolve, field
 
 import byzpy_tw
+from byzpy_tw import models
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
@@ -22,6 +23,7 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
+from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.tasks import ACCURACY, Metric
@@ -33,6 +35,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import check_shard, make_shards
 from byzpy_tw.workers.tasks import task_of
 
@@ -74,7 +77,7 @@ class Prepared:
             "chance": dict(self.chance),
             "data_digest": self.digest,
             "data_digests": data_digests,
-            "trial": asdict(self.trial_outcome.trial),
+            "trial": self.trial_outcome.trial.to_dict(),
             "versions": {
                 "byzpy_tw": byzpy_tw.__version__,
                 "python": here.python,
@@ -110,6 +113,8 @@ def prepare_data(
 ) -> Prepared:
     """Read the data, build the model, and try each plugin's part; raises the error of one."""
     spec = config.spec()
+    if not config.remote_hosts:  # or each server tells for itself
+        check_precision(config.precision, rules.aggregation.device.place)
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):
@@ -124,7 +129,7 @@ def prepare_data(
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
     warnings = [*data.empty(), *not_finite]
     model = make_model(spec, registry, data, checked=True)
-    dimension = sum(leaf.numel() for leaf in model.parameters())
+    dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)
@@ -136,7 +141,8 @@ def prepare_data(
         make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    evaluator = Evaluator(model, data, outcome.task, outcome.needs_copies, who)
+    sample = StatisticsSample.of(model, spec, data)
+    evaluator = Evaluator(model, data, outcome.task, outcome.needs_copies, who, sample)
     device = rules.aggregation.device.description
     here = environment(registry, probe=probe(), device=device, threads=threads)
     sizes = [len(shard) for shard in shards]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -134,7 +134,7 @@ class Training:
             self.views.warn(line)
         for line in compare_with_recorded(
             self.resume_point, prepared.evaluator.dimension, prepared.digest, outcome.trial,
-            prepared.environment, self.config.strict,
+            prepared.environment, self.config.strict, self.config.precision,
         ):  # fmt: skip
             self.views.warn(f"{line}: results may differ in their last bits")
         return prepared
@@ -288,9 +288,14 @@ class Training:
             raise self.checkpoint_scheduler.failed
 
     async def _evaluate(self, evaluator: Evaluator) -> Evaluation:
-        jobs = range(evaluator.jobs)
-        tests = [defer_to_pool(self._reactor, self._pool, evaluator.evaluate, job) for job in jobs]
-        return evaluator.add_up(await gather_all(tests))
+        def compute(work: Callable[[int], Any], jobs: int) -> Any:
+            return gather_all(
+                [defer_to_pool(self._reactor, self._pool, work, job) for job in range(jobs)]
+            )
+
+        if jobs := evaluator.statistics_jobs:
+            evaluator.write_statistics(await compute(evaluator.record_statistics, jobs))
+        return evaluator.add_up(await compute(evaluator.evaluate, evaluator.jobs))
 
     async def finish(self, error: BaseException | None = None) -> dict[str, Any]:
         """Close all servers, write the last checkpoint and the result, and return that."""

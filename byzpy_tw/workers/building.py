@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import graph
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from byzpy_tw import models
+from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import LimitExceeded
+from byzpy_tw.datasets.tensors import input_dtype
+from byzpy_tw.errors import LimitExceeded, UnsuitableModel
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
@@ -22,6 +25,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
+from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.tasks import make_task, task_of
@@ -43,6 +47,7 @@ def build_host(
     Reads the dataset unless it is given.  Tries the model unless `trial_outcome` is given, of a
     trial in this process on the same data.  See `check_model` for the limits.
     """
+    check_precision(spec.precision, device.place)
     if dataset is None:
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)
@@ -72,15 +77,21 @@ def try_run_model(
 
 
 def make_model(
-    spec: RunSpec, registry: Registry, data: Dataset, *, checked: bool = False
+    spec: RunSpec,
+    registry: Registry,
+    data: Dataset,
+    *,
+    checked: bool = False,
+    plain: bool = False,
 ) -> nn.Module:
     """Return the run's model, its initial values drawn from the run's seed.
 
-    It is counted on the meta device first, unless `check_model` has done so.
+    It is counted on the meta device first, unless `check_model` has done so.  A `plain` one is
+    for use outside of a run.
     """
     factory = _model_factory(spec, registry, data)
     with plugin_call(registry.owner("model", spec.model)):
-        return models.build(factory, {}, seed=spec.seed, counted=checked)
+        return models.build(factory, {}, seed=spec.seed, counted=checked, plain=plain)
 
 
 def check_model(
@@ -98,13 +109,10 @@ def check_model(
     """
     factory = _model_factory(spec, registry, data)
     with plugin_call(registry.owner("model", spec.model)):
-        d = models.count(factory, {})
-    if most_elements is not None and d > most_elements:
-        raise LimitExceeded(
-            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        )
-    held = spec.batch_size * data.train.y[0].nbytes
+        sized = models.make_on_meta(factory, {})
+    check_statistics(spec, registry, sized)
+    d = _check_size(spec, sized, most_elements)
+    held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
             f"a batch of {spec.batch_size:,} examples holds {held / 2**20:.0f} MiB of targets, "
@@ -112,9 +120,12 @@ def check_model(
         )
     examples = min(spec.micro_batch_size, spec.batch_size)
     # Running the model takes seconds the first time, and hardly any model keeps more of an
-    # example than it has parameters, and than 128 channels of its size.
-    if most_working is not None and examples * 4 * (d + 128 * prod(data.shape)) > most_working:
-        working = examples * activation_bytes_per_example(factory, data.shape)
+    # example than it has parameters, and than 128 channels of its size; but of tokens.
+    inputs = tensors_of(data.train.x)
+    kept = d + 128 * sum(prod(x.shape[1:]) for x in inputs)
+    tokens = any(input_dtype(x) == torch.int64 for x in inputs)
+    if most_working is not None and (tokens or examples * 4 * kept > most_working):
+        working = examples * activation_bytes_per_example(factory, data.train.x)
         if working > most_working:
             raise LimitExceeded(
                 f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
@@ -123,12 +134,58 @@ def check_model(
             )
 
 
+def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> int:
+    """Return the number of trained parameters; raise `LimitExceeded`."""
+    d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
+    if most_elements is not None:
+        most = f"over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        if d > most_elements:
+            raise LimitExceeded(
+                f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+                f"vector), {most}"
+            )
+        frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
+        if frozen > 4 * most_elements:
+            raise LimitExceeded(
+                f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, {most}, "
+                "which is that of a vector"
+            )
+    return d
+
+
+def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:
+    """Raise `UnsuitableModel` where BatchNorm in `model` makes no sense in the run."""
+    layers = models.layers_with_statistics(model)
+    if not layers:
+        return
+    name, layer = next(iter(layers.items()))
+    what = f"{registry.owner('model', spec.model)}: {name} is a {type(layer).__name__}"
+    if getattr(registry.make("partition", spec.partition), "local", False):
+        raise UnsuitableModel(
+            f"{what}, whose statistics the trainer computes from its own training data, and with "
+            f"--partition {spec.partition} nodes train on other data: use GroupNorm, such as by "
+            "norm=group"
+        )
+    if not isinstance(layer, _InstanceNorm) and 1 in (spec.batch_size, spec.micro_batch_size):
+        raise UnsuitableModel(
+            f"{what}, which normalises by the examples of a micro-batch, and here these hold one "
+            f"(--batch-size {spec.batch_size}, --micro-batch-size {spec.micro_batch_size}): use "
+            "larger ones, or GroupNorm"
+        )
+
+
 def _model_factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[[], nn.Module]:
+    if not isinstance(data.train.x, Tensor) and not registry.is_foreign("model", spec.model):
+        raise UnsuitableModel(
+            f"{registry.owner('model', spec.model)} takes one input, and data {data.name!r} has "
+            f"{len(data.train.x)}: {', '.join(data.train.x)}; use a model of your own, whose "
+            "forward() takes them by name"
+        )
     return partial(registry.make, "model", spec.model, classes=data.outputs, shape=data.shape)
 
 
-def activation_bytes_per_example(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> int:
-    """Return the bytes that a model keeps of one example for its gradient.
+def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Batch) -> int:
+    """Return the bytes that a model keeps for its gradient of an example like `examples`.
 
     Found on torch's meta device, without memory; 0 for a model that cannot be run there.
     """
@@ -138,16 +195,20 @@ def activation_bytes_per_example(factory: Callable[[], nn.Module], shape: tuple[
         kept.append(tensor.nbytes)
         return tensor
 
-    def measure(examples: int) -> int:
+    def measure(count: int) -> int:
         kept.clear()
-        inputs = torch.empty(examples, *shape, device="meta")
+        inputs = map_tensors(
+            lambda x: torch.empty(count, *x.shape[1:], dtype=input_dtype(x), device="meta"),
+            examples,
+        )
         with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = model(inputs)
-        return sum(kept) + inputs.nbytes + sum(tensor.nbytes for tensor in tensors_in(out))
+            out = call_model(model, inputs)
+        return sum(kept) + sum(t.nbytes for t in (*tensors_of(inputs), *tensors_in(out)))
 
     try:
         with torch.device("meta"):
             model = factory()
-        return measure(2) - measure(1)  # without what is kept once, such as parameters
+        # Without what is kept once, such as parameters; BatchNorm takes no single example.
+        return measure(3) - measure(2)
     except Exception:  # a plugin's code, not made for this device
         return 0

@@ -11,6 +11,7 @@ of rows, so a node's bits would depend on the other nodes.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,13 +23,18 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import seeds
+from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Task
+from byzpy_tw.vectors import exact_norm
+from byzpy_tw.workers.batch_order import BatchOrder, batch_length
+from byzpy_tw.workers.batch_parts import cut_batch
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
+from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
@@ -54,6 +60,18 @@ class Gradient:
         """The ``(d,)`` vector, in memory of its own."""
         return torch.cat(self.pieces)
 
+    def clipped(self, norm: float) -> Gradient:
+        """Return the gradient, scaled to `norm` where it is longer.
+
+        Its own norm is accumulated in float64.  One that is not finite is left for the trainer
+        to refuse.
+        """
+        length = math.hypot(*map(exact_norm, self.pieces))
+        if not norm < length < math.inf:
+            return self
+        # Not in place: the gradients of two parameters may be one tensor.
+        return Gradient(tuple(piece * (norm / length) for piece in self.pieces), self.loss)
+
 
 @frozen(eq=False, slots=False)
 class MicroBatches:
@@ -63,6 +81,7 @@ class MicroBatches:
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
     spec: RunSpec
+    order: BatchOrder
     device: Device
     who: str  # the owner of the model's code, for errors
     task: Task
@@ -70,28 +89,26 @@ class MicroBatches:
     node: int
     round: int
     flip_targets: bool
+    join_single: bool = False  # as models with BatchNorm need
 
     @property
     def parts(self) -> int:
-        return -(-self.spec.batch_size // self.spec.micro_batch_size)
+        return len(self._places)
+
+    @cached_property
+    def _places(self) -> list[slice]:
+        length = batch_length(len(self.shard), self.round, self.spec)
+        return cut_batch(length, self.spec.micro_batch_size, join_single=self.join_single)
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """The batch: ``(b,)`` int64 indices into the training data.
-
-        Drawn anew each round, by default without repetition within a batch: a function of the
-        spec, the node and the round alone, so that any server can rebuild the node.
-        """
-        shard, size = self.shard, self.spec.batch_size
-        stream = seeds.stream(self.spec.seed, "batch", self.node, self.round)
-        if self.spec.replacement:  # the same draws as by `choice`, faster
-            return shard[stream.integers(0, len(shard), size)]
-        return shard[stream.choice(len(shard), size, replace=False)]
+        """The batch: ``(b,)`` int64 indices into the training data."""
+        return self.shard[self.order.choose(len(self.shard), self.node, self.round)]
 
     @cached_property
-    def targets(self) -> Tensor:
+    def targets(self) -> Batch:
         """The batch's targets, in memory of their own: false ones for ``label-flip``."""
-        targets = self.dataset.train.y.index_select(0, torch.from_numpy(self.indices))
+        targets = take(self.dataset.train.y, self.indices)
         return self.task.flip(targets) if self.flip_targets else targets
 
     @cached_property
@@ -99,19 +116,24 @@ class MicroBatches:
         """The weight of the whole batch, by which the loss of each part is divided."""
         return self.task.weight(self.targets)
 
+    def _put(self, batch: Batch) -> Batch:
+        """Return `batch` on the device."""
+        return map_tensors(lambda tensor: self.device.put(tensor)[0], batch)
+
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
-        spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
+        spec, train = self.spec, self.dataset.train
         if not self.weight:  # such as padding alone: its mean loss is not a number
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
-        place = slice(part * size, (part + 1) * size)
-        examples = train.x.index_select(0, torch.from_numpy(self.indices[place]))
-        inputs, targets = self.device.put(self.dataset.inputs(examples), self.targets[place])
+        place = self._places[part]
+        examples = take(train.x, self.indices[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
-        with plugin_call(self.who):
+        with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
+            inputs = self._put(self.dataset.inputs(examples))
+            targets = self._put(cut(self.targets, place))
             loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, targets, self.task, self.weight,
-                lambda: seeds.torch_seed(*stream), self.who,
+                lambda: seeds.torch_seed(*stream), self.who, spec.precision,
             )  # fmt: skip
         # Flat is not enough: a stacked parameter's gradient has a stride.
         pieces = [g.reshape(-1).contiguous() for g in gradients if g is not None]

@@ -19,7 +19,7 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from byzpy_tw import seeds
+from byzpy_tw import models, seeds
 from byzpy_tw.attacks.behaviour import Behaviour, behaviour_of
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
@@ -29,8 +29,9 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import attack_context, try_attack
+from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.device import Device
-from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit
+from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.shards import check_shard
@@ -74,12 +75,14 @@ class NodeHost:
         self._batches = partial(
             MicroBatches,
             model_provider(self.model, self.trial_outcome.needs_copies),
-            list(self.model.parameters()),
+            [leaf for _, leaf in models.trained_parameters(self.model)],
             self.dataset,
             self.spec,
+            BatchOrder(self.spec),
             self.device,
             self._registry.owner("model", self.spec.model),
             self.trial_outcome.task,
+            join_single=models.needs_statistics(self.model),
         )
 
     @property
@@ -156,7 +159,21 @@ class NodeHost:
             self._batches(self.nodes[n].shard, n, round, self.behaviour(n) == Behaviour.LABEL_FLIP)
             for n in nodes
         ]
-        submit(pool, work, done, wanted, self._record_seconds)
+        submit(pool, work, self._clipping(done), wanted, self._record_seconds)
+
+    def _clipping(self, done: Done) -> Done:
+        """Return `done` behind ``--clip-norm``, which is of the gradient of a whole batch."""
+        most = self.spec.clip_norm
+        if most is None:
+            return done
+
+        def clip(answer: Answer) -> Answer:
+            try:
+                return answer.clipped(most) if isinstance(answer, Gradient) else answer
+            except Exception as e:  # as of no memory: it is the node's failure
+                return e
+
+        return lambda answers: done(list(map(clip, answers)))
 
     def _record_seconds(self, seconds: float) -> None:
         self.gradient_seconds = min(self.gradient_seconds, seconds)

@@ -9,20 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.batches import Batch, call_model, tensors_of
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
+from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, widened
 
 
-def compute_outputs(model: nn.Module, inputs: Tensor, task: Task, who: str) -> Any:
-    """Return what `model` makes of `inputs`, as `task` needs it.
+def compute_outputs(
+    model: nn.Module, inputs: Batch, task: Task, who: str, precision: str = FLOAT32
+) -> Any:
+    """Return what `model` makes of `inputs`, called in `precision`, as `task` needs it.
 
-    Raises `UnsuitableModel`, with `who` in front, if the model returns anything else.
+    Several inputs are keywords.  Raises `UnsuitableModel`, with `who` in front, if the model
+    returns anything else.
     """
-    outputs = model(inputs)
+    device = _device_of(inputs)
+    with multiplication(precision, device), autocast(precision, device):
+        outputs = call_model(model, inputs)
+    if precision != FLOAT32:
+        outputs = widened(outputs)
     if why := task.check_outputs(outputs, inputs):
         raise UnsuitableModel(f"{who} returned {why}")
     return outputs
+
+
+def _device_of(inputs: Batch) -> torch.device:
+    return tensors_of(inputs)[0].device
 
 
 def as_one_tensor(outputs: Any) -> Tensor:
@@ -36,21 +49,25 @@ def as_one_tensor(outputs: Any) -> Tensor:
 def loss_and_gradient(
     model: nn.Module,
     leaves: Sequence[Tensor],
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Batch,
+    targets: Batch,
     task: Task,
     weight: int,
     seed: Callable[[], int],
     who: str,
+    precision: str = FLOAT32,
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
     """Return the summed loss of `task` divided by `weight`, and its gradient by `leaves`.
 
     Dropout draws from a generator with the seed that `seed` returns.  The gradient is None for
-    a leaf that the loss does not depend on.
+    a leaf that the loss does not depend on.  Both are float32 in each `precision`.
     """
     # The leaves are shared between threads: `grad` returns gradients, where `backward` would
     # write into the leaves.
     with models.randomness(seed):
-        outputs = compute_outputs(model, inputs, task, who)
-    loss = task.loss(outputs, targets) / weight
-    return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)
+        outputs = compute_outputs(model, inputs, task, who, precision)
+    with multiplication(precision, _device_of(inputs)):
+        loss = task.loss(outputs, targets) / weight
+        if not loss.requires_grad:
+            return loss.detach(), [None] * len(leaves)
+        return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byzpy_tw import object_state
+from byzpy_tw import models, object_state
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, nearly_equal
 
 
@@ -22,10 +22,10 @@ def quote_names(names: Sequence[str]) -> str:
 
 def check_aliases(model: nn.Module) -> str:
     """Refuse views of parameters that were taken when the model was made."""
-    named = list(model.named_parameters())
+    named, trained = list(model.named_parameters()), dict(models.trained_parameters(model))
     owners = sorted((p.data_ptr(), p.data_ptr() + p.nbytes, name) for name, p in named)
     for (_, end, one), (begin, _, two) in pairwise(owners):
-        if begin < end:
+        if begin < end and (one in trained or two in trained):
             return (
                 f"parameters {one!r} and {two!r} share memory without being one parameter; "
                 "to tie them, assign the parameter itself (b.weight = a.weight)"
@@ -36,6 +36,8 @@ def check_aliases(model: nn.Module) -> str:
     for path, thing in kept.items():
         address = None if id(thing) in leaves else _address(thing)
         for begin, end, name in owners:
+            if name not in trained:
+                continue  # it stays where it is
             if address is not None and begin <= address < end:
                 if name == f"{path}_orig":
                     return "in the place of spectral_norm use weight_norm: it keeps nothing"
@@ -58,7 +60,7 @@ def check_parameters(
     model: nn.Module, leaves: Sequence[Tensor], addresses: Sequence[int], before: Iterable[Any]
 ) -> str:
     """Refuse a model whose parameters are not `leaves` at their `addresses` with equal digests."""
-    named = list(model.named_parameters())
+    named = models.trained_parameters(model)
     found = list(zip(named, leaves, addresses, before))
     moved = [name for (name, _), leaf, at, _ in found if leaf.data_ptr() != at]
     if moved or [id(leaf) for _, leaf in named] != [id(leaf) for leaf in leaves]:
@@ -81,14 +83,16 @@ def check_buffers(model: nn.Module, before: dict[str, Any], now: dict[str, Any])
     changed = [name for name, digest in now.items() if before.get(name) != digest]
     if not changed:
         return ""
-    cure = "for statistics use GroupNorm or LayerNorm"
+    single = {name for name, buffer in model.named_buffers() if buffer.numel() == 1}
+    cure = "for statistics use torch's BatchNorm, or GroupNorm"
     if any("parametrizations" in name or name.endswith("_u") for name in changed):
         cure = "in the place of spectral_norm use weight_norm"
-    elif all(model.get_buffer(name).numel() == 1 for name in changed):
+    elif all(name in single for name in changed):
         cure = "count nothing"
     return (
-        f"its forward pass changes {quote_names(changed)}, outside its parameters: no node would "
-        f"own that, and micro-batches would change it; {cure}, and leave buffers as they are"
+        f"its forward pass changes {quote_names(changed)}, outside its trained parameters: no "
+        f"node would own that, and micro-batches would change it; {cure}, and leave buffers and "
+        "frozen parameters as they are"
     )
 
 

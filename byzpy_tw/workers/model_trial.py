@@ -28,6 +28,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import global_random, models, object_state, seeds
+from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
@@ -37,6 +38,7 @@ from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.tasks import Task
 from byzpy_tw.workers import model_checks as checks
 from byzpy_tw.workers.loss import as_one_tensor, compute_outputs, loss_and_gradient
+from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.task_trial import TASK_EXAMPLES, try_task
@@ -93,6 +95,7 @@ def try_model(
             if isinstance(task, PluginTask):
                 try_task(task, *new().task_batches())
             trial = new()
+            constants = trial.constants()
             keeps, first, initial = trial.run(), trial.first, trial.initial
             del trial  # its memory, before another takes as much
             if keeps:
@@ -100,8 +103,9 @@ def try_model(
         infinite = (
             () if is_finite(first) else (f"{who}: its gradient of two examples is not finite",)
         )
-        digests, seconds = TrialDigests.of(first, data, shards, task_text), time.perf_counter()
-        return TrialOutcome(digests, task, bool(keeps), initial, seconds - begun, infinite)
+        digests = TrialDigests.of(first, data, shards, task_text, **constants)
+        seconds = time.perf_counter() - begun
+        return TrialOutcome(digests, task, bool(keeps), initial, seconds, infinite)
 
     return run_single_threaded_with_grad(work)
 
@@ -119,7 +123,7 @@ class ModelTrial:
     foreign: bool  # a plugin's, which is tried with more than two examples too
     _larger: int = EXAMPLES  # examples of batch 1
     model: nn.Module = field(init=False)
-    leaves: list[Tensor] = field(init=False)
+    leaves: list[Tensor] = field(init=False)  # its trained parameters
     initial: tuple[Any, ...] = field(init=False)  # digests of the first parameters
     first: GradientDigests = field(init=False)
     _addresses: list[int] = field(init=False)  # of the parameters
@@ -127,9 +131,9 @@ class ModelTrial:
 
     def __attrs_post_init__(self) -> None:
         self.model = self.make().to(self.device)
-        self.leaves = list(self.model.parameters())
+        self.leaves = [leaf for _, leaf in models.trained_parameters(self.model)]
         self._addresses = [leaf.data_ptr() for leaf in self.leaves]
-        self.initial = self._values()
+        self.initial = tuple(map(tensor_digest, self.model.parameters()))
         # A head of zeros would hide all other parameters.
         with torch.no_grad():
             for number, leaf in enumerate(self.leaves):
@@ -249,20 +253,31 @@ class ModelTrial:
                 "of what cannot be copied"
             ) from e
 
+    def constants(self) -> dict[str, str | None]:
+        """Return digests of what must be equal on all machines, of a model not called yet."""
+        frozen, buffers = models.frozen_values(self.model), models.constant_buffers(self.model)
+        buffers = {name: tensor for name, tensor in buffers.items() if name not in frozen}
+        digest = models.digest_of_values
+        return {"frozen": digest(frozen), "buffers": digest(buffers)}
+
     # -- computing
 
-    def _batch(self, number: int) -> tuple[Tensor, Tensor, int]:
+    def _batch(self, number: int) -> tuple[Batch, Batch, int]:
         """Return inputs and targets of a few training examples, and a seed for dropout."""
         data, seed = self.data, self.spec.seed
         count = len(data.train)
         size = min(self._larger if number else EXAMPLES, count)
         stream = seeds.stream(seed, "trial", number)
-        chosen = torch.from_numpy(stream.choice(count, size, replace=False))
-        inputs = data.inputs(data.train.x.index_select(0, chosen)).to(self.device)
-        targets = data.train.y.index_select(0, chosen).to(self.device)
+        chosen = stream.choice(count, size, replace=False)
+        inputs = self._put(data.inputs(take(data.train.x, chosen)))
+        targets = self._put(take(data.train.y, chosen))
         return inputs, targets, seeds.torch_seed(seed, "trial", number)
 
-    def task_batches(self) -> list[tuple[Any, Tensor]]:
+    def _put(self, batch: Batch) -> Batch:
+        """Return `batch` on the device."""
+        return map_tensors(lambda tensor: tensor.to(self.device), batch)
+
+    def task_batches(self) -> list[tuple[Any, Batch]]:
         """Return outputs and targets of two batches, for the trial of a task."""
         self._larger = min(TASK_EXAMPLES, len(self.data.train))
         found = []
@@ -276,8 +291,8 @@ class ModelTrial:
     def scores(self, model: nn.Module | None = None) -> Tensor:
         """Return the outputs of batch 0, as in training, by `model` or the instance itself."""
         inputs, _, seed = self._batch(0)
-        with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
-            found = self.model if model is None else model
+        found, noise = self.model if model is None else model, models.randomness(seed)
+        with plugin_call(self.who), torch.no_grad(), noise, explain_out_of_memory(len(inputs)):
             return as_one_tensor(compute_outputs(found, inputs, self.task, self.who))
 
     def _gradient(
@@ -287,11 +302,10 @@ class ModelTrial:
         model = self.model if model is None else model
         who, task, (inputs, targets, seed) = self.who, self.task, self._batch(number)
         weight = task.weight(targets) or 1  # of two examples that have none
+        given = (inputs, targets, task, weight, lambda: seed, who, self.spec.precision)
         try:
-            with plugin_call(who):
-                loss, found = loss_and_gradient(
-                    model, self.leaves, inputs, targets, task, weight, lambda: seed, who
-                )
+            with plugin_call(who), explain_out_of_memory(len(targets)):
+                loss, found = loss_and_gradient(model, self.leaves, *given)
         except Exception as e:
             if self._computed and e.__cause__ is not None and self._works_first(number):
                 raise UnsuitableModel(
@@ -300,7 +314,7 @@ class ModelTrial:
                     "forward pass may depend on its inputs and parameters only"
                 ) from e
             raise
-        names = [name for name, _ in self.model.named_parameters()]
+        names = [name for name, _ in models.trained_parameters(self.model)]
         unused = [name for name, piece in zip(names, found) if piece is None]
         if unused:
             self._refuse(
@@ -334,13 +348,15 @@ class ModelTrial:
         """Try evaluation; return the paths of objects that the model keeps on itself."""
         data, who = self.data, self.who
         examples = (data.test if len(data.test) else data.train).x
-        inputs = data.inputs(examples[:EXAMPLES]).to(self.device)
+        inputs = self._put(data.inputs(cut(examples, slice(EXAMPLES))))
+        modes = {layer: layer.training for layer in model.modules()}
         model.eval()
         buffers = self._buffers()
 
         def scores() -> Tensor:
             with plugin_call(who), torch.no_grad():
-                return as_one_tensor(compute_outputs(model, inputs.clone(), self.task, who))
+                own = map_tensors(torch.clone, inputs)
+                return as_one_tensor(compute_outputs(model, own, self.task, who))
 
         before = snapshot(model)
         first = self._without_draws(scores, scores)
@@ -352,7 +368,8 @@ class ModelTrial:
                 "its evaluation of the same two examples gives another result when called again: "
                 "it remembers something, or draws from a generator of its own"
             )
-        model.train()
+        for layer, training in modes.items():
+            layer.training = training
         last = compare_snapshots(after, snapshot(model))
         return (*compare_snapshots(before, after).own, *last.own)
 
@@ -389,7 +406,9 @@ class ModelTrial:
         self._refuse(checks.check_parameters(self.model, self.leaves, self._addresses, before))
 
     def _buffers(self) -> dict[str, Any]:
-        return {n: tensor_digest(b) for n, b in self.model.named_buffers()}
+        """Return digests of all tensors of the model that it may not change, but `leaves`."""
+        kept = models.frozen_values(self.model) | dict(self.model.named_buffers())
+        return {name: tensor_digest(tensor) for name, tensor in kept.items()}
 
     def _check_buffers(self, before: dict[str, Any]) -> None:
         self._refuse(checks.check_buffers(self.model, before, self._buffers()))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BrokenPlugin, ShardTooSmall
+from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
+from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
 from byzpy_tw.workers.spec import RunSpec
 
 
@@ -18,13 +21,10 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
     A plugin's partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
-    y = data.train.y
-    targets = (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
-
     def cut() -> list[np.ndarray]:
         partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
         stream = seeds.stream(spec.seed, "partition")
-        found = partition(targets, spec.shards, stream)
+        found = partition(_targets_for(partition, spec, data), spec.shards, stream)
         return [np.asarray(shard, dtype=np.int64) for shard in found]
 
     shards = cut()
@@ -37,11 +37,26 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
     return shards
 
 
+def _targets_for(partition: Any, spec: RunSpec, data: Dataset) -> np.ndarray:
+    """Return what `partition` cuts by; raises `UnsuitableData` where the data has no such thing."""
+    if getattr(partition, "by_node", False):
+        if data.nodes is None:
+            raise UnsuitableData(
+                f"partition {spec.partition!r} needs the participant of each example, and data "
+                f"{data.name!r} names none: add an array node_train, Dataset(nodes=...), or use "
+                "another --partition"
+            )
+        return data.nodes.numpy()
+    y = data.labels
+    return (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
+
+
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:
-    """Raise `ShardTooSmall` where a node could not draw a batch from its shard."""
-    if size == 0 or (size < spec.batch_size and not spec.replacement):
+    """Raise `ShardTooSmall` where a node could not fill a batch from its shard."""
+    if not can_fill(size, spec):
+        cure = "--replacement" if spec.batches == DRAWS else f"--batches {KEEP}"
         raise ShardTooSmall(
             f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
             f"{spec.batch_size}: use fewer nodes, a smaller --batch-size, "
-            "another --partition, or --replacement"
+            f"another --partition, or {cure}"
         )

@@ -17,10 +17,16 @@ from byzpy_tw.errors import BadRequest
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
+# How a node's batches are chosen, and the precision of its gradients: see `batch_order`, and
+# `precision`.
+BATCHES = ("draws", "epochs", "epochs:keep")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 
 
-def _field(constraint: parameters.Constraint, **more: Any) -> Any:
-    return field(validator=parameters.validated(constraint, BadRequest), **more)
+def _field(constraint: parameters.Constraint, *, added: bool = False, **more: Any) -> Any:
+    """A field of a spec.  One that was `added` after 0.1 is written only where it is needed."""
+    validator = parameters.validated(constraint, BadRequest)
+    return field(validator=validator, metadata={"added": added}, **more)
 
 
 @frozen(kw_only=True)
@@ -46,25 +52,44 @@ class RunSpec:
     # seconds that a round waits, for nodes that are late on purpose
     patience: float = _field(parameters.real_in(0, 1e9), default=60.0)
     # None: the one that the data or the model names
-    task: str | None = _field(parameters.optional(parameters.text_of(2000)), default=None)
+    task: str | None = _field(
+        parameters.optional(parameters.text_of(2000)), default=None, added=True
+    )
+    batches: str = _field(parameters.one_of(*BATCHES), default="draws", added=True)
+    clip_norm: float | None = _field(
+        parameters.optional(parameters.real_in(above=0, most=1e30)), default=None, added=True
+    )
+    precision: str = _field(parameters.one_of(*PRECISIONS), default="float32", added=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.replacement and self.batches != "draws":
+            raise BadRequest(f"batches {self.batches!r} are not drawn with replacement")
 
     @property
     def byzantine(self) -> int:
         """The number of Byzantine nodes."""
         return self.n - self.shards
 
+    def newer_fields(self) -> set[str]:
+        """Return the names of those added after 0.1 that are not at their default."""
+        added = (f for f in attrs.fields(RunSpec) if f.metadata["added"])
+        return {f.name for f in added if getattr(self, f.name) != f.default}
+
     def to_json(self) -> bytes:
-        """Encode the spec, without a ``task`` of None: servers of version 0.1 know none."""
-        found = attrs.asdict(self)
-        if self.task is None:
-            del found["task"]
-        return json.dumps(found, sort_keys=True).encode()
+        """Encode the spec, without what was added after 0.1 and is at its default.
+
+        So an older server, which refuses fields that it does not know, serves runs that need none.
+        """
+        newer, fields = self.newer_fields(), attrs.fields(RunSpec)
+        told = [f.name for f in fields if f.name in newer or not f.metadata["added"]]
+        return json.dumps({name: getattr(self, name) for name in told}, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> RunSpec:
         """Decode a spec; raises `BadRequest`."""
-        found, known = _json(data), {f.name for f in attrs.fields(cls)}
-        if not isinstance(found, dict) or {"task", *found} != known:
+        found, known = _json(data), {f.name: f.metadata["added"] for f in attrs.fields(cls)}
+        needed = {name for name, added in known.items() if not added}
+        if not isinstance(found, dict) or not needed <= found.keys() <= known.keys():
             names = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise BadRequest(f"expected the fields {sorted(known)}, got {str(names)[:300]}")
         return cls(**found)

@@ -20,7 +20,8 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw import global_random
+from byzpy_tw import batches, global_random
+from byzpy_tw.batches import map_tensors, tensors_of
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugins.plugin_task import PluginTask, tensors_in
@@ -29,7 +30,7 @@ TASK_EXAMPLES = 8  # of each batch, at most
 _TOLERANCE = 1e-4  # relative: two halves are rounded otherwise than the whole
 _CURE = "a part of a batch is computed apart from the others, on any thread"
 
-Batch = tuple[Any, Tensor]  # outputs and targets
+Batch = tuple[Any, batches.Batch]  # outputs and targets
 
 
 @frozen(eq=False)
@@ -74,7 +75,7 @@ def try_task(task: PluginTask, first: Batch, other: Batch) -> None:
 class _TaskTrial:
     task: PluginTask
 
-    def answers(self, outputs: Any, targets: Tensor) -> _Answers:
+    def answers(self, outputs: Any, targets: batches.Batch) -> _Answers:
         """Return the answers for a batch, in memory of its own; raises what is wrong with one."""
         weight = self._unchanged("weight", targets)
         loss, gradients = self._loss(outputs, targets)
@@ -87,11 +88,11 @@ class _TaskTrial:
             loss.hex(),
             *gradients,
             repr(sorted(sums.items())),
-            tensor_digest(flipped),
+            *map(tensor_digest, tensors_of(flipped)),
         )
         return _Answers(weight, loss, sums, digests)
 
-    def _loss(self, outputs: Any, targets: Tensor) -> tuple[float, list[Any]]:
+    def _loss(self, outputs: Any, targets: batches.Batch) -> tuple[float, list[Any]]:
         leaves = _copy(outputs, True)
         loss = self._unchanged("loss", leaves, targets)
         needed = [tensor for tensor in tensors_in(leaves) if tensor.requires_grad]
@@ -100,7 +101,7 @@ class _TaskTrial:
 
     def _unchanged(self, method: str, *given: Any) -> Any:
         """Return the answer of `method`; raises `BadRuleOutput` where it writes to `given`."""
-        given = (*given[:-1], given[-1].clone())
+        given = (*given[:-1], map_tensors(torch.clone, given[-1]))
         before = [tensor_digest(tensor) for tensor in tensors_in(given)]
         answer = getattr(self.task, method)(*given)
         if [tensor_digest(tensor) for tensor in tensors_in(given)] != before:
@@ -124,12 +125,12 @@ class _TaskTrial:
     def check_halves(self, batch: Batch, whole: _Answers) -> None:
         """Raise `BadRuleOutput` unless the answers for halves of `batch` add up to `whole`."""
         targets = batch[1]
-        cut = len(targets) // 2
-        places = slice(cut), slice(cut, None)
-        parts = [_part(batch[0], place, len(targets)) for place in places]
-        if cut == 0 or any(part is None for part in parts):
+        count = batches.length(targets)
+        places = slice(count // 2), slice(count // 2, None)
+        parts = [_part(batch[0], place, count) for place in places]
+        if count < 2 or any(part is None for part in parts):
             return  # one example, or outputs that cannot be cut
-        one, two = self.answers(parts[0], targets[:cut]), self.answers(parts[1], targets[cut:])
+        one, two = (self.answers(p, batches.cut(targets, at)) for p, at in zip(parts, places))
         who = self.task.who
         if set(one.sums) != set(two.sums) or set(one.sums) != set(whole.sums):
             raise BadRuleOutput(

@@ -17,7 +17,10 @@ from hypothesis.extra.numpy import arrays
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import seeds
+from byzpy_tw.batches import cut as cut_batch
+from byzpy_tw.batches import length, shape_of, tensors_of
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.tensors import input_dtype, label_bounds
 from byzpy_tw.errors import ShardTooSmall
 from byzpy_tw.plugins.contracts import check_made
 from byzpy_tw.testing.properties.bounds import (
@@ -41,7 +44,7 @@ def dataset_tests(
 
     Tested: it is a `Dataset` with training and test examples of one shape, with
     labels from 0 up to its number of classes, or finite targets where it has no
-    classes; inputs to a model are finite float32;
+    classes; inputs to a model are finite float32, or whole numbers or booleans;
     made again, with any number of threads, it has the same digest, which trainer and
     servers compare; also in another process, unless `elsewhere` is False
     (the factory is imported there by its name, and called with the same numbers, words
@@ -55,27 +58,30 @@ def dataset_tests(
     def splits(self: SynchronousTestCase) -> None:
         """Both splits hold examples of one shape, and labels that are classes, or targets."""
         data = build()
-        self.assertEqual(data.train.x.shape[1:], data.test.x.shape[1:])
-        self.assertEqual(data.train.x.dtype, data.test.x.dtype)
+        self.assertEqual(shape_of(data.train.x), shape_of(data.test.x))
+        types = [[x.dtype for x in tensors_of(split.x)] for split in (data.train, data.test)]
+        self.assertEqual(*types)
         for split in (data.train, data.test):
             self.assertGreater(len(split), 0)
-            self.assertEqual(len(split.x), len(split.y))
-            if data.classes is not None:
-                self.assertLessEqual(0, int(split.y.min()))
-                self.assertLess(int(split.y.max()), data.classes)
-            elif split.y.is_floating_point():
-                self.assertTrue(bool(torch.isfinite(split.y).all()))
+            self.assertEqual(length(split.x), length(split.y))
+            for y in tensors_of(split.y):
+                if y.is_floating_point():
+                    self.assertTrue(bool(torch.isfinite(y).all()))
+                elif data.classes is not None and y.dtype == torch.int64:
+                    low, high = label_bounds(y)
+                    self.assertLessEqual(0, low)
+                    self.assertLess(high, data.classes)
 
     def inputs(self: SynchronousTestCase) -> None:
-        """A model's inputs are finite, float32, and in memory of their own."""
+        """A model's inputs are finite, of the right type, and in memory of their own."""
         data = build()
-        some = data.train.x[:100]
-        with assert_untouched(self, data.train.x):
-            found = data.inputs(some)
-            self.assertEqual(found.dtype, torch.float32)
-            self.assertEqual(found.shape, some.shape)
-            self.assertTrue(bool(torch.isfinite(found).all()))
-            found += 1
+        some = cut_batch(data.train.x, slice(100))
+        with assert_untouched(self, *tensors_of(data.train.x)):
+            for x, found in zip(tensors_of(some), tensors_of(data.inputs(some))):
+                self.assertEqual(found.dtype, input_dtype(x))
+                self.assertEqual(found.shape, x.shape)
+                self.assertTrue(bool(torch.isfinite(found).all()))
+                found.logical_not_()
 
     def again(self: SynchronousTestCase) -> None:
         """A second one is the same, to the bit."""

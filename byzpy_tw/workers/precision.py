@@ -1,0 +1,105 @@
+"""The precision that a node computes its gradient in, ``--precision``.
+
+Parameters, vectors, losses and all that the trainer computes are float32.
+
+- ``bfloat16``: the model is called under torch's autocast, which computes layers of matrices and
+  convolutions in bfloat16 and the rest in float32.  Its outputs are widened before the loss.
+- ``tf32``: a GPU multiplies float32 matrices rounded to 10 bits of mantissa.  torch has one
+  setting for all threads of a process, so computations of either kind wait for each other.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from byzpy_tw.errors import ConfigError
+
+FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tf32"
+
+# Relative differences that are rounding, between a trainer and a server of other hardware.
+ROUNDING = {FLOAT32: 1e-3, TF32: 1e-2, BFLOAT16: 5e-2}
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise `ConfigError` where `device` does not have `precision`."""
+    if precision == TF32 and device.type != "cuda":
+        raise ConfigError(
+            f"--precision tf32 is one of NVIDIA GPUs, and nodes compute on {device.type} here: "
+            "use --device cuda where they live, or --precision bfloat16 or float32"
+        )
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context of a model's call, in the thread that enters it."""
+    if precision == BFLOAT16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def widened(outputs: Any) -> Any:
+    """Return a model's `outputs` with float32 in the place of narrower floating point.
+
+    As `plugin_task.tensors_in`, it finds tensors within tuples, lists and mappings.
+    """
+    if isinstance(outputs, Tensor):
+        narrow = outputs.is_floating_point() and outputs.element_size() < 4
+        return outputs.float() if narrow else outputs
+    if isinstance(outputs, (tuple, list)):
+        items = map(widened, outputs)
+        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
+    if isinstance(outputs, Mapping):
+        made: Any = copy.copy(outputs)  # of its own class, whose attributes may be its items
+        for name, item in outputs.items():
+            made[name] = widened(item)
+        return made
+    return outputs
+
+
+@define(eq=False)
+class _Multiplication:
+    """torch's setting for float32 matrices on GPUs, held by any number of threads that agree."""
+
+    _changed: threading.Condition = field(factory=threading.Condition, init=False)
+    _holders: int = field(default=0, init=False)
+    _tf32: bool = field(default=False, init=False)
+
+    @contextmanager
+    def hold(self, tf32: bool) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._holders or self._tf32 is tf32)
+            self._set(tf32)
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders -= 1
+                if not self._holders:
+                    self._set(False)
+                    self._changed.notify_all()
+
+    def _set(self, tf32: bool) -> None:
+        if tf32 is not self._tf32:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+            self._tf32 = tf32
+
+
+_multiplication = _Multiplication()
+
+
+def multiplication(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which matrices on `device` are multiplied in `precision`.
+
+    It may not be entered twice by one thread.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return _multiplication.hold(precision == TF32)

@@ -1,0 +1,446 @@
+"""A user's own arrays: read from each kind of file, and refused in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from attrs import evolve
+from safetensors.torch import save_file
+from twisted.trial.unittest import SynchronousTestCase
+
+import byzpy_tw
+from byzpy_tw.datasets import Dataset, arrays
+from byzpy_tw.errors import (
+    BadParameter,
+    ByzpyTwError,
+    DatasetUnavailable,
+    RunDirectoryError,
+    UnsuitableData,
+)
+from byzpy_tw.plugins.shorthand import registry
+from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.shards import make_shards
+from byzpy_tw.workers.spec import RunSpec
+from tests.support import folder, servers, train
+
+Arrays = dict[str, np.ndarray]
+
+
+def made(n: int = 40, seed: int = 0) -> Arrays:
+    """Training and test arrays of three classes."""
+    draws = np.random.default_rng(seed)
+    found: Arrays = {}
+    for part, count in (("train", n), ("test", n // 4)):
+        found[f"y_{part}"] = np.arange(count) % 3
+        noise = draws.normal(size=(count, 4)).astype(np.float32)
+        found[f"x_{part}"] = noise + 3 * np.eye(4, dtype=np.float32)[found[f"y_{part}"]]
+    return found
+
+
+def write_npz(root: Path, arrays: Arrays, name: str = "ours") -> Path:
+    np.savez_compressed(root / f"{name}.npz", **arrays)
+    return root / f"{name}.npz"
+
+
+def write_npy(root: Path, arrays: Arrays, name: str = "ours") -> Path:
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for key, array in arrays.items():
+        np.save(root / name / f"{key}.npy", array)
+    return root / name
+
+
+def write_safetensors(root: Path, arrays: Arrays, name: str = "ours") -> Path:
+    save_file({k: torch.from_numpy(a) for k, a in arrays.items()}, root / f"{name}.safetensors")
+    return root / f"{name}.safetensors"
+
+
+WRITERS = (write_npz, write_npy, write_safetensors)
+
+
+class ArraysCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root = folder(self)
+
+    def read(self, **options: Any) -> Dataset:
+        return arrays(root=self.root, name="ours", **options)
+
+    def refused(self, kind: type[ByzpyTwError], *words: str, **options: Any) -> None:
+        """Reading fails with one line that has `words`."""
+        text = str(self.assertRaises(kind, self.read, **options))
+        self.assertNotIn("\n", text)
+        self.assertLess(len(text), 700)
+        for word in words:
+            self.assertIn(word, text)
+
+
+class ReadTests(ArraysCase):
+    def test_three_kinds_of_files(self) -> None:
+        """They are the same data; all but the archive are mapped."""
+        digests, given = set(), made()
+        for write in WRITERS:
+            self.root = folder(self)
+            write(self.root, given)
+            data = self.read()
+            self.assertTrue(np.array_equal(data.train.x.numpy(), given["x_train"]))
+            self.assertTrue(np.array_equal(data.test.y.numpy(), given["y_test"]))
+            self.assertEqual((data.classes, data.name), (3, "ours"))
+            self.assertEqual(data.mapped, write is not write_npz)
+            self.assertEqual(data.held_bytes, 0 if data.mapped else data.nbytes)
+            digests.add(data.digest())
+        self.assertEqual(len(digests), 1)
+
+    def test_no_write_reaches_a_file(self) -> None:
+        """Mapped tensors may be written to, without a warning, and files stay."""
+        for write in (write_npy, write_safetensors):
+            self.root = folder(self)
+            write(self.root, made())
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                data = self.read()
+            before = data.digest()
+            data.train.x.zero_()
+            self.assertEqual(self.read().digest(), before)
+
+    def test_read_only_root(self) -> None:
+        """Nothing is written beside the files."""
+        write_npy(self.root, made())
+        before = sorted(self.root.rglob("*"))
+        self.root.chmod(0o555)
+        self.addCleanup(self.root.chmod, 0o755)
+        self.read()
+        self.assertEqual(sorted(self.root.rglob("*")), before)
+
+    def test_types(self) -> None:
+        """Numbers of any size and order, in any layout; half floats of safetensors."""
+        given, expected = made(), None
+        for change in (
+            lambda a: a,
+            np.asfortranarray,
+            lambda a: a.astype(a.dtype.newbyteorder(">")),
+        ):
+            for write in (write_npz, write_npy):
+                self.root = folder(self)
+                write(self.root, {key: change(array) for key, array in given.items()})
+                digest = self.read().digest()
+                expected = expected or digest
+                self.assertEqual(digest, expected)
+        halves = {k: torch.from_numpy(a) for k, a in given.items()}
+        halves["x_train"], halves["x_test"] = (
+            halves[k].to(torch.bfloat16) for k in ("x_train", "x_test")
+        )
+        save_file(halves, folder(self) / "x")
+        self.root = folder(self)
+        save_file(halves, self.root / "ours.safetensors")
+        self.assertTrue(torch.equal(self.read().train.x, halves["x_train"]))
+
+    def test_several(self) -> None:
+        """Arrays of a name each are several inputs and targets."""
+        given = made()
+        given |= {
+            f"x_{p}.text": np.zeros((n, 5), np.int32) for p, n in (("train", 40), ("test", 10))
+        }
+        given |= {f"x_{p}.image": given.pop(f"x_{p}") for p in ("train", "test")}
+        given |= {f"y_{p}.label": given.pop(f"y_{p}") for p in ("train", "test")}
+        for write in WRITERS:
+            self.root = folder(self)
+            write(self.root, given)
+            data = self.read(classes=3)
+            self.assertEqual(data.shape, {"image": (4,), "text": (5,)})
+            self.assertEqual((list(data.train.y), data.classes), (["label"], 3))
+            self.assertEqual(self.read().classes, None)
+
+    def test_labels_of_any_size(self) -> None:
+        """Whole numbers, one for each example, are classes: as many as the largest says."""
+        for kind in (np.uint8, np.int16, np.uint16, np.int64):
+            given = {**made(), "y_test": np.array([5] * 10)}
+            given |= {key: given[key].astype(kind) for key in ("y_train", "y_test")}
+            write_npz(self.root, given)
+            data = self.read()
+            self.assertEqual((data.classes, data.train.y.dtype), (6, torch.int64))
+            self.assertEqual(self.read(classes=9).classes, 9)
+        write_npz(self.root, {**given, **{k: given[k].astype("f4") for k in ("y_train", "y_test")}})
+        self.assertIsNone(self.read().classes)
+
+    def test_normalisation(self) -> None:
+        """Numbers of the name, or arrays beside the others with one for each channel."""
+        write_npz(self.root, made())
+        data = self.read(mean=0.5, std=2)
+        self.assertEqual((data.mean, data.std), ((0.5,), (2.0,)))
+        write_npz(self.root, {**made(), "mean": np.arange(4.0), "std": np.float64(2)})
+        data = self.read()
+        self.assertEqual((data.mean, data.std), ((0.0, 1.0, 2.0, 3.0), (2.0,)))
+        self.refused(BadParameter, "ours.npz has mean already: leave out mean=0.5", mean=0.5)
+
+    def test_no_test_data(self) -> None:
+        """Arrays of length 0."""
+        write_npy(self.root, {k: a[: 0 if "test" in k else None] for k, a in made().items()})
+        self.assertIn("nothing will be evaluated", self.read().empty()[0])
+
+    def test_larger_than_memory(self) -> None:
+        """A mapping takes no memory, whatever its size: here of a file without content."""
+        arrays = {**made(), "x_train": np.zeros((40, 4), np.float32)}
+        write_npy(self.root, arrays)
+        rows, width = 40, 2**33  # 1.25 TiB
+        file = self.root / "ours" / "x_train.npy"
+        with file.open("wb") as out:
+            np.lib.format.write_array_header_1_0(
+                out, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+            )
+            out.truncate(out.tell() + rows * width * 4)
+        from byzpy_tw.datasets.array_files import open_arrays
+
+        x = open_arrays(self.root, "ours").read("x_train")
+        self.assertEqual(x.shape, (rows, width))
+        self.assertEqual(x[-1, -3:].tolist(), [0.0] * 3)
+
+
+class MistakeTests(ArraysCase):
+    """Own data that is wrong: one line with the file, and what was expected."""
+
+    def test_missing(self) -> None:
+        """No file, several, or arrays of other names."""
+        self.refused(DatasetUnavailable, "neither ours.npz nor ours.safetensors nor a folder ours/")
+        write_npz(self.root, made(), "other")
+        self.refused(DatasetUnavailable, "(it has other): put one there", "--data-root")
+        given = made()
+        given["X_train"] = given.pop("x_train")
+        for write in WRITERS:
+            place = write(self.root, given)
+            words = (
+                f"{place} has no x_train: it has X_train, x_test, y_test, y_train, expected x_tr"
+            )
+            self.refused(DatasetUnavailable, words)
+            place.rename(self.root / f"aside-{place.name}")
+        for write in WRITERS[:2]:
+            write(self.root, made())
+        self.refused(DatasetUnavailable, "has ours.npz and ours: rename all but the one to read")
+
+    def test_names(self) -> None:
+        """Nothing that could be a path."""
+        for name in ("../ours", "a/b", "/etc", ".ours", "", "a b", "x" * 65, "ours\n"):
+            error = self.assertRaises(BadParameter, arrays, root=self.root, name=name)
+            self.assertIn("and no path, got", str(error))
+        error = self.assertRaises(
+            BadParameter, registry().make, "dataset", "arrays", root=self.root
+        )
+        self.assertIn("'arrays' needs name: write arrays:name=VALUE", str(error))
+
+    def test_a_root_that_is_none(self) -> None:
+        """A file in its place."""
+        self.root = self.root / "file"
+        self.root.write_text("")
+        self.refused(DatasetUnavailable, "is a file, not a folder")
+
+    def test_damaged_npz(self) -> None:
+        """Not an archive, cut short, with wrong bytes, or encrypted."""
+        whole = write_npz(self.root, made()).read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 3] ^= 255
+        for content, words in (
+            (b"", "ours.npz is empty"),
+            (b"<!doctype html>", "is an HTML page, 15 bytes in all, expected an .npz file"),
+            (whole[:-30], f"is a zip archive cut short, {len(whole) - 30} bytes in all"),
+            (b"\x93NUMPY\1\0", "is a NumPy array, 8 bytes in all, expected an .npz file"),
+            (bytes(flipped), "ours.npz: x_train is damaged"),
+        ):
+            (self.root / "ours.npz").write_bytes(content)
+            self.refused(DatasetUnavailable, str(self.root), words)
+
+    def test_members_that_lie(self) -> None:
+        """A header that asks for terabytes takes no memory; other content is named."""
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 4)}
+        )
+        for content, words in (
+            (
+                header.getvalue() + b"abcd",
+                "its header asks for 17592186044544: 17592186044412 bytes",
+            ),
+            (b"hello", "x_train is text: 'hello', 5 bytes in all, expected a .npy file"),
+            (b"\x93NUMPY\1\0\x06\0{'a'}\n", "x_train has a damaged header: ValueError"),
+            (b"\x93NUMPY\7\0\x06\0{'a'}\n", "x_train has a damaged header"),
+        ):
+            write_npz(self.root, {k: a for k, a in made().items() if k != "x_train"})
+            with zipfile.ZipFile(self.root / "ours.npz", "a") as archive:
+                archive.writestr("x_train.npy", content)
+            self.refused(DatasetUnavailable, "ours.npz: x_train ", words)
+
+    def test_no_pickles(self) -> None:
+        """Arrays of objects are not read, since that may run code."""
+        objects = np.array([object.__name__] * 40, dtype=object)
+        for write, where in ((write_npz, "ours.npz: y_train"), (write_npy, "ours/y_train.npy")):
+            self.root = folder(self)
+            write(self.root, {**made(), "y_train": objects})
+            words = f"{where} holds Python objects, which are not read, since they may run code"
+            self.refused(DatasetUnavailable, words)
+
+    def test_no_numbers(self) -> None:
+        """Words, records, complex numbers and times."""
+        for odd in (np.array(["a"] * 40), np.zeros(40, "f4,i4"), np.zeros(40, complex),
+                    np.zeros(40, "M8[s]"), np.zeros(40, np.longdouble)):  # fmt: skip
+            write_npy(self.root, {**made(), "y_train": odd})
+            self.refused(
+                DatasetUnavailable, "ours/y_train.npy holds (40,) of", "expected numbers or"
+            )
+
+    def test_damaged_npy(self) -> None:
+        """Cut short, too long, of something else, a folder or unreadable link."""
+        file = write_npy(self.root, made()) / "x_train.npy"
+        whole = file.read_bytes()
+        for content, words in (
+            (
+                whole[:-1],
+                f"is {len(whole) - 1} bytes, its header asks for {len(whole)}: 1 byte too",
+            ),
+            (whole + b"abc", "3 bytes too many"),
+            (whole[:20], "has a damaged header"),
+            (b"PK\3\4....", "is a zip archive, 8 bytes in all, expected a .npy file"),
+            (b"", "is empty"),
+        ):
+            file.write_bytes(content)
+            self.refused(DatasetUnavailable, f"{file} ", words)
+        file.unlink()
+        file.symlink_to("nowhere")
+        self.refused(DatasetUnavailable, "is a link to nowhere, which is not there")
+        file.unlink()
+        file.mkdir()
+        self.refused(DatasetUnavailable, f"{file} is a folder")
+
+    def test_damaged_safetensors(self) -> None:
+        """Cut short, with a header that lies, of something else."""
+        file = write_safetensors(self.root, made())
+        whole = file.read_bytes()
+        header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}).encode()
+        for content, words in (
+            (whole[:-5], "is damaged (SafetensorError"),
+            (whole[:100], "is damaged (SafetensorError"),
+            (struct.pack("<Q", 2**60) + b"{}", "expected a safetensors file"),
+            (struct.pack("<Q", len(header)) + header + bytes(8), "is damaged (SafetensorError"),
+            (b"<html>", "is an HTML page, 6 bytes in all, expected a safetensors file"),
+            (b"", "is empty"),
+        ):
+            file.write_bytes(content)
+            self.refused(DatasetUnavailable, f"{file} ", words)
+        narrow = torch.zeros(40, 4).to(torch.float8_e4m3fn)
+        given = {k: torch.from_numpy(a) for k, a in made().items()}
+        save_file({**given, "x_train": narrow}, file)
+        self.refused(DatasetUnavailable, "x_train is F8_E4M3, expected one of BOOL, U8")
+
+    def test_arrays_that_do_not_fit(self) -> None:
+        """Lengths, shapes, types, labels out of range, NaN: with the place."""
+        given = made()
+        hole = given["y_train"].astype(np.float32)
+        hole[3] = np.nan
+        for change, words in (
+            ({"y_train": given["y_train"][:39]}, "x_train and y_train: 40 examples with 39 labels"),
+            ({"x_test": given["x_test"][:, :3]}, "test examples differ in shape: (4,) and (3,)"),
+            ({"x_train": given["x_train"].ravel()}, "examples are of shape (160,), expected"),
+            ({"x_train": np.zeros((40, 4), np.uint16)}, "examples are uint16, expected uint8"),
+            ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
+            ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
+            ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
+            ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
+            ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
+            ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),
+            ({"node_train": np.zeros(40)}, "float64 (40,), expected a whole number for each"),
+        ):  # fmt: skip
+            place = write_npz(self.root, {**given, **change})
+            self.refused(UnsuitableData, f"{place}: ", words)
+        write_npz(self.root, given)
+        words = "labels of the training data run from 0 to 2, expected 0 to 1 (classes=2)"
+        self.refused(UnsuitableData, words, classes=2)
+        self.refused(UnsuitableData, "classes is -1, expected at least 1", classes=-1)
+
+    def test_told_before_a_run(self) -> None:
+        """NaN in examples is a warning, or an error with --strict."""
+        given = made()
+        given["x_train"][7, 1] = np.nan
+        write_npz(self.root, given)
+        [line] = self.read().non_finite()
+        self.assertIn("training data of 'ours' holds NaN or infinity in 1 of 40 examples", line)
+
+
+SPEC = RunSpec(
+    dataset="arrays:name=ours", model="logreg", partition="given", shards=3, seed=3, batch_size=4,
+    micro_batch_size=4, n=3, f=0,
+)  # fmt: skip
+
+
+class GivenTests(ArraysCase):
+    """The participants that the data names."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.nodes = np.random.default_rng(1).choice([7, 300, -2], 40)
+        write_npz(self.root, {**made(), "node_train": self.nodes})
+
+    def test_shards(self) -> None:
+        """Each node has the examples of one participant, in the order of their numbers."""
+        shards = make_shards(SPEC, registry(), self.read())
+        for shard, participant in zip(shards, (-2, 7, 300), strict=True):
+            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == participant).tolist())
+            self.assertEqual(shard.dtype, np.int64)
+
+    def test_another_number_of_nodes(self) -> None:
+        """The error says which number is right."""
+        for shards in (1, 2, 4):
+            spec = evolve(SPEC, shards=shards, n=shards)
+            error = self.assertRaises(UnsuitableData, make_shards, spec, registry(), self.read())
+            words = f"of 3 participants, and the run has {shards} honest nodes: use --num-honest 3"
+            self.assertIn(words, str(error))
+
+    def test_data_that_names_none(self) -> None:
+        """The error says how to name them."""
+        data = evolve(self.read(), nodes=None)
+        error = self.assertRaises(UnsuitableData, make_shards, SPEC, registry(), data)
+        self.assertIn("data 'ours' names none: add an array node_train", str(error))
+
+    def test_part_of_the_data(self) -> None:
+        """Other participants are other data."""
+        data = self.read()
+        self.assertNotEqual(evolve(data, nodes=data.nodes.flip(0)).digest(), data.digest())
+        four = (data.train.x, data.train.y, data.test.x, data.test.y)
+        self.assertEqual(evolve(data, nodes=None).digest(), sha256_of(*four))
+
+
+class RunTests(ArraysCase):
+    def options(self, place: Path, **more: Any) -> dict[str, Any]:
+        return dict(
+            dataset="arrays:name=ours", model="logreg", data_root=str(place), num_honest=3,
+            num_byz=1, f=1, attack="sign-flip", batch_size=4, rounds=20, eval_interval=20,
+            aggregator="median", run_dir=str(folder(self) / "run"), **more,
+        )  # fmt: skip
+
+    def test_in_process(self) -> None:
+        """Own data is learnt under attack, and the result knows it."""
+        place = folder(self)
+        write_npy(place, {**made(120), "node_train": np.arange(120) // 40})
+        result = byzpy_tw.run(**self.options(place, partition="given", lr=0.5))
+        self.assertGreater(result.accuracy, 0.8)
+        self.assertTrue(result.dataset().mapped)
+        (place / "ours" / "node_train.npy").unlink()
+        self.assertRaises(RunDirectoryError, result.dataset)
+
+    @pytest.mark.slow
+    def test_local(self) -> None:
+        """Each server trains on arrays of its own, of the same number of classes."""
+        places = [folder(self) for _ in range(3)]
+        for number, place in enumerate(places):
+            write_npy(place, made(60, seed=number))
+        hosts = [servers(self, 1, "--data-root", str(place))[0] for place in places[:2]]
+        options = ("--dataset", "arrays:name=ours,classes=3", "--model", "logreg", "--partition",
+                   "local", "--num-honest", "2", "--num-byz", "0", "--f", "0", "--batch-size", "8",
+                   "--aggregator", "mean", "--rounds", "5", "--remote-hosts", ",".join(hosts),
+                   "--data-root", str(places[2]))  # fmt: skip
+        found = train(self, *options)
+        self.assertEqual(found.code, 0, found.output)
