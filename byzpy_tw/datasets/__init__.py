@@ -7,6 +7,7 @@ from byzpy_tw.datasets.idx import write_idx
 from byzpy_tw.datasets.mnist_files import fashion_mnist, mnist
 from byzpy_tw.datasets.shipped import mnist5k
 from byzpy_tw.datasets.synthetic import synthetic
+from byzpy_tw.datasets.text import text
 
 __all__ = [
     "BUILTIN",
@@ -18,6 +19,7 @@ __all__ = [
     "mnist",
     "mnist5k",
     "synthetic",
+    "text",
     "write_idx",
 ]
 
@@ -28,5 +30,6 @@ BUILTIN = (
     ("cifar10", cifar10, ()),
     ("mnist5k", mnist5k, ()),
     ("synthetic", synthetic, ()),
+    ("text", text, ()),
     ("arrays", arrays, ()),
 )
