@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
-from byzpy_tw.batches import cut, map_tensors
+from byzpy_tw.batches import cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
@@ -103,8 +103,11 @@ class Evaluator:
     @torch.no_grad()
     def record_statistics(self, job: int) -> Mapping[str, models.Sums]:
         """Return what reaches each layer with statistics from part `job` of the sample."""
-        examples = self.dataset.train.x.index_select(0, self.sample.parts[job])
-        inputs = self.dataset.inputs(examples).to(self.parameters.device)
+        device, examples = (
+            self.parameters.device,
+            take(self.dataset.train.x, self.sample.parts[job]),
+        )
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(examples))
         with plugin_call(self.who), models.recording() as found:
             compute_outputs(self._call(), inputs, self.task, self.who)
         return found
