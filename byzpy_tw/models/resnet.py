@@ -8,31 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from byzpy_tw.errors import BadParameter
 from byzpy_tw.models.shapes import image_shape
-from byzpy_tw.parameters import check_value, one_of
 
 GROUPS = 32  # of channels normalised together, in ResNet-18; 8 channels a group in ResNet-20
 _CHANNELS_IN_GROUP = 8
 
-_NORMS = one_of("group", "batch")
+Norm = Annotated[
+    Literal["group", "batch"],
+    {
+        "group": "GroupNorm: each example is normalised alone",
+        "batch": "BatchNorm by the micro-batch; the trainer computes statistics for evaluations",
+    },
+]
 
 
 def resnet18(
-    *, norm: str = "group", classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)
+    *, norm: Norm = "group", classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)
 ) -> nn.Module:
     """torchvision's ResNet-18, 11,173,962 parameters on CIFAR-10.
 
-    The stem is a 3 x 3 convolution without pooling, as is usual for small images.  `norm` is
-    group (GroupNorm) or batch (BatchNorm by the micro-batch).
+    The stem is a 3 x 3 convolution without pooling, as is usual for small images.  `norm`:
+    GroupNorm, or BatchNorm by the micro-batch.
     """
     from torchvision.models import resnet  # seconds to import
 
-    check_value(_NORMS, "norm", norm, BadParameter)
     channels, _, _ = image_shape(shape, least=8)
     layer = partial(nn.GroupNorm, GROUPS) if norm == "group" else nn.BatchNorm2d
     model = resnet.resnet18(num_classes=classes, norm_layer=layer)
@@ -60,15 +64,13 @@ class _Block(nn.Module):
 
 
 def resnet20(
-    *, norm: str = "group", classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)
+    *, norm: Norm = "group", classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)
 ) -> nn.Module:
     """ResNet-20 of He et al. for CIFAR-10, 269,722 parameters there.
 
     Three stages of three blocks with 16, 32 and 64 channels, whose shortcuts have no parameters
-    (option A).  `norm` is group (GroupNorm of 8 channels a group) or batch (BatchNorm by the
-    micro-batch).
+    (option A).  `norm`: GroupNorm of 8 channels a group, or BatchNorm by the micro-batch.
     """
-    check_value(_NORMS, "norm", norm, BadParameter)
     channels, _, _ = image_shape(shape, least=8)
     layer: Callable[[int], nn.Module] = nn.BatchNorm2d
     if norm == "group":

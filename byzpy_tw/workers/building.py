@@ -21,6 +21,7 @@ from byzpy_tw.errors import LimitExceeded, UnsuitableModel
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
+from byzpy_tw.workers.augmenting import try_augmentation
 from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
@@ -73,6 +74,7 @@ def try_run_model(
     root: Path | None = None,
 ) -> TrialOutcome:
     """Make and try the run's task and model, which `check_model` has checked, on these data."""
+    try_augmentation(data, spec.seed)
     task = make_task(spec, registry, data)
     make = partial(make_model, spec, registry, data, checked=True, root=root)
     who, foreign = registry.owner("model", spec.model), registry.is_foreign("model", spec.model)
