@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attrs import evolve
 from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import models, seeds
 from byzpy_tw.errors import BadParameter, NeedsContext, UnsuitableModel
 from byzpy_tw.models import BUILTIN, build, count, flat_parameters
+from byzpy_tw.plugins import load
+from byzpy_tw.workers.building import build_host
+from tests.trial_models import SPEC
 
 COUNTS = {
     "small-cnn": 421_642,
@@ -123,6 +127,13 @@ class CatalogueTests(SynchronousTestCase):
         self.assertIn("sequences of tokens", str(error))
         error = self.assertRaises(UnsuitableModel, models.vit, patch=5)
         self.assertIn("no whole number of patches of 5 x 5", str(error))
+
+    def test_a_vision_transformer(self) -> None:
+        """It passes the trial before round 0, with dropout, and all of it has a gradient."""
+        model = "vit:patch=1,width=8,depth=1,heads=2,dropout=0.1"
+        host = build_host(evolve(SPEC, model=model), load(only=()), data_root=None)
+        self.assertFalse(host.trial_outcome.needs_copies)
+        self.assertEqual(host.dimension, sum(leaf.numel() for leaf in host.model.parameters()))
 
     def test_attention(self) -> None:
         """It is torch's, but for rounding."""
