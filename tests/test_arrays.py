@@ -347,6 +347,7 @@ class MistakeTests(ArraysCase):
             ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
             ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
             ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
+            ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
             ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
             ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
             ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),

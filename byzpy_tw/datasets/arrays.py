@@ -16,6 +16,7 @@ from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
+_PLAUSIBLE = 1000  # classes, of any number of examples
 _NODES = "node_train"  # the participant of each training example
 
 
@@ -42,9 +43,8 @@ def arrays(
         )
     try:
         train, test = (_split(files, part) for part in ("train", "test"))
-        found = classes or max(map(_count_classes, (train, test))) or None
         return Dataset(
-            name, train, test, found,
+            name, train, test, classes or _count_classes(train, test),
             mean=_numbers(files, "mean", mean), std=_numbers(files, "std", std),
             nodes=files.read(_NODES) if _NODES in files.readers else None, mapped=files.mapped,
         )  # fmt: skip
@@ -92,12 +92,22 @@ def _are_labels(y: Tensor) -> bool:
     return y.ndim == 1 and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
 
 
-def _count_classes(split: Split) -> int:
-    """Return one more than the largest label, of targets ``(N,)`` of whole numbers; else 0."""
-    y = split.y
-    if not isinstance(y, Tensor) or not _are_labels(y) or not len(y):
-        return 0
-    return 1 + max(0, label_bounds(y)[1])
+def _count_classes(*splits: Split) -> int | None:
+    """Return one more than the largest label, of targets ``(N,)`` of whole numbers; else None.
+
+    Raises `UnsuitableData` where it is so large that they may be amounts.
+    """
+    labels = [s.y for s in splits if isinstance(s.y, Tensor) and _are_labels(s.y)]
+    if not labels:
+        return None
+    found = 1 + max(0, *(label_bounds(y)[1] for y in labels))
+    if found > max(_PLAUSIBLE, len(splits[0])):
+        raise UnsuitableData(
+            f"y_train and y_test are whole numbers up to {found - 1}, of {len(splits[0])} training "
+            f"examples: give classes={found} if they are classes, and save them as floats if they "
+            "are amounts"
+        )
+    return found
 
 
 def _numbers(files: ArrayFiles, what: str, given: float) -> tuple[float, ...]:

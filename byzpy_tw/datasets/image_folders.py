@@ -114,11 +114,11 @@ class _Pictures:
         if fault := path_fault(top):
             raise FileFault(f"{fault}: {wanted}")
         try:
-            folders = sorted(p for p in top.iterdir() if p.is_dir())
+            folders = [path for path in _shown(top) if path.is_dir()]
             found = [
                 (folder.name, path)
                 for folder in folders
-                for path in sorted(folder.iterdir())
+                for path in _shown(folder)
                 if path.suffix.lower() in IMG_EXTENSIONS
             ]
         except FileNotFoundError:
@@ -251,6 +251,11 @@ class _Pictures:
             found = functional.resize(found, [self.size], antialias=True)
             found = functional.center_crop(found, [self.size, self.size])
         return functional.pil_to_tensor(found).numpy()
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what is in `folder`, sorted, but for hidden things, such as those of macOS."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _write_header(out: Any, shape: tuple[int, ...]) -> None:
