@@ -8,6 +8,7 @@ from byzpy_tw.datasets.image_folders import images
 from byzpy_tw.datasets.mnist_files import fashion_mnist, mnist
 from byzpy_tw.datasets.shipped import mnist5k
 from byzpy_tw.datasets.synthetic import synthetic
+from byzpy_tw.datasets.text import text
 
 __all__ = [
     "BUILTIN",
@@ -20,6 +21,7 @@ __all__ = [
     "mnist",
     "mnist5k",
     "synthetic",
+    "text",
     "write_idx",
 ]
 
@@ -30,6 +32,7 @@ BUILTIN = (
     ("cifar10", cifar10, ()),
     ("mnist5k", mnist5k, ()),
     ("synthetic", synthetic, ()),
+    ("text", text, ()),
     ("arrays", arrays, ()),
     ("images", images, ()),
 )

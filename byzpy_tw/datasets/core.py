@@ -21,6 +21,7 @@ from torch import Tensor
 
 from byzpy_tw.batches import Batch, Shape, length, map_tensors, shape_of, tensors_of
 from byzpy_tw.datasets import tensors
+from byzpy_tw.datasets.augmentation import Augmentation, fault_of, find_augmentation
 from byzpy_tw.datasets.tensors import IGNORED, is_normalised, named, type_name
 from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.vectors import sha256_of
@@ -83,6 +84,9 @@ class Dataset:
     nodes: Tensor | None = field(default=None, kw_only=True, repr=False)
     class_names: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     mapped: bool = field(default=False, kw_only=True)
+    augment: Augmentation | None = field(
+        default=None, kw_only=True, repr=False, converter=find_augmentation
+    )
 
     def __attrs_post_init__(self) -> None:
         for what, split in self._splits:
@@ -100,6 +104,8 @@ class Dataset:
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         if self.nodes is not None:
             self._check_nodes(tensors.plain_tensor(self.nodes, "nodes", "nodes"))
+        if self.augment is not None and (why := fault_of(self.augment, self.shape)):
+            raise self._unsuitable(why)
         for what in ("mean", "std"):
             # Numbers of other kinds are converted; the class is frozen.
             object.__setattr__(self, what, self._numbers(what, getattr(self, what)))
