@@ -105,7 +105,7 @@ class LimitTests(ServerCase):
         self.assertFree()
 
     def test_mapped_data(self) -> None:
-        """What is mapped from files does not count, what is read from them does."""
+        """Arrays that are mapped from files do not count, those that are read do."""
         root = folder(self)
         self.server.config = evolve(self.server.config, data_root=str(root))
         x, y = np.zeros((500, 1024), np.float32), np.arange(500) % 2

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from byzpy_tw.datasets.array_files import open_arrays
 from byzpy_tw.datasets.arrays import check_name
+from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.download import download_lock
 from byzpy_tw.datasets.files import (
@@ -48,6 +49,7 @@ def images(
     grey: bool = False,
     mean: float = 0.0,
     std: float = 1.0,
+    augment: Augment = "none",
 ) -> Dataset:
     """Pictures of your own: `name/train/CLASS/*.png` and `name/test/CLASS/*.png` in the data root.
 
@@ -74,7 +76,7 @@ def images(
     )
     return Dataset(
         name, train, test, len(classes),
-        mean=(mean,), std=(std,), mapped=True, class_names=tuple(classes),
+        mean=(mean,), std=(std,), mapped=True, class_names=tuple(classes), augment=augment,
     )  # fmt: skip
 
 
