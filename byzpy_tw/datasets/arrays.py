@@ -14,6 +14,7 @@ from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.tensors import label_bounds
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
+from byzpy_tw.text import clean
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
@@ -37,9 +38,10 @@ def arrays(
     files = open_arrays(Path(root).absolute(), name)
     missing = [key for key in _NEEDED if not _names(files, key)]
     if missing:
+        found = clean(", ".join(sorted(files.readers)) or "nothing", 200)
         raise DatasetUnavailable(
-            f"{files.place} has no {', '.join(missing)}: it has "
-            f"{', '.join(sorted(files.readers)[:20]) or 'nothing'}, expected {', '.join(_NEEDED)} "
+            f"{files.place} has no {', '.join(missing)}: it has {found}, expected "
+            f"{', '.join(_NEEDED)} "
             f"(or {missing[0]}.NAME for each of several); arrays of length 0 say that there is no "
             "test data"
         )
@@ -74,9 +76,8 @@ def _names(files: ArrayFiles, key: str) -> dict[str, str]:
 def _batch(files: ArrayFiles, key: str) -> Batch:
     names = _names(files, key)
     if "" in names and len(names) > 1:
-        raise UnsuitableData(
-            f"it has {', '.join(names.values())}: one array, or several each with a name"
-        )
+        there = clean(", ".join(names.values()), 200)
+        raise UnsuitableData(f"it has {there}: one array, or several each with a name")
     found = {name: files.read(there) for name, there in names.items()}
     return found.get("", found)
 
