@@ -28,6 +28,7 @@ import byzpy_tw
 from byzpy_tw import FunctionTask, Result, RunConfig
 from byzpy_tw.__main__ import main
 from byzpy_tw.algorithms import Dsgd
+from byzpy_tw.cli import train
 from byzpy_tw.errors import (
     BadRuleOutput,
     BrokenPlugin,
@@ -309,10 +310,12 @@ class GoOnTests(Case):
     def test_from_the_command_line(self) -> None:
         """One line that says how to go on."""
         path = self.run_with().path
-        for words in (["verify", str(path)], ["doctor", "--resume", str(path)]):
+        for command, words in (
+            (main, ["verify", str(path)]), (train.main, ["--resume", str(path), "--rounds", "9"]),
+        ):  # fmt: skip
             said, wrong = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
-                code = main(words)
+                code = command(words)
             found = [
                 line for line in (said.getvalue() + wrong.getvalue()).splitlines()
                 if "which no name stands for: go on from Python" in line
