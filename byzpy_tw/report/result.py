@@ -194,11 +194,23 @@ class Result:
         from byzpy_tw.rounds.final_model import make_final_model
 
         parameters, data = self.parameters, self._read_dataset()
-        model = make_final_model(self.config.spec(), self.registry(), data, parameters)
+        root = absolute(self.config.data_root)
+        model = make_final_model(self.config.spec(), self.registry(), data, parameters, root)
         if needs_statistics(model):  # computed from the data
             self._check_dataset(data)
         check_inputs(model, data)
         return model.eval()
+
+    def save_model(self, path: str | PathLike[str]) -> None:
+        """Write the model to a ``.safetensors`` file, by the names of its ``state_dict()``.
+
+        Plain torch loads it: ``module.load_state_dict(safetensors.torch.load_file(path))``.
+        Raises `ConfigError` for a path that cannot be written to, and the errors of `model`.
+        """
+        from byzpy_tw.rounds.saved_model import check_can_save, save_model
+
+        check_can_save(absolute(path))
+        save_model(self.model(), absolute(path))
 
     def _read_dataset(self) -> Any:
         from byzpy_tw.workers.data import make_dataset
