@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import io
 import json
@@ -434,7 +435,14 @@ class MistakeTests(Case):
         """One that is made once, one that is none, one that ignores its parameters."""
         once = Net()
         text = self.refusal(UnsuitableModel, model=lambda: once)
-        self.assertIn("returned the same module twice: make a new one in each call", text)
+        self.assertIn("whose layers.0.weight is that of one before: make all of it anew", text)
+        part = nn.Linear(3, 4)
+        text = self.refusal(UnsuitableModel, model=lambda: nn.Sequential(part, nn.Linear(4, 3)))
+        self.assertIn("whose 0.weight is that of one before", text)
+        found = self.run_with(
+            model=lambda: nn.Sequential(copy.deepcopy(part), nn.Linear(4, 3)), run_dir="copied"
+        )
+        self.assertEqual(found.status, "finished")
         text = self.refusal(UnsuitableModel, model=lambda: 3)
         self.assertIn("returned int, not a torch.nn.Module", text)
 

@@ -14,7 +14,7 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "pre_aggregator": ("pre-aggregator", _RULES),
     "attack": ("attack", ("f",)),
     "dataset": ("dataset", ()),
-    "model": ("model", ("classes", "shape")),
+    "model": ("model", ("classes", "shape", "root")),
     "task": ("task", ("classes", "target_shape")),
     "partition": ("partition", ()),
     "optimizer": ("optimizer", ("momentum", "weight_decay")),
