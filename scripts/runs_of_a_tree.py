@@ -2,10 +2,10 @@
 
     PYTHONPATH=TREE python -P scripts/runs_of_a_tree.py TREE FOLDER
 
-It writes a line of JSON with the names that the tree's registry knows.  For each line of
-input, a `Run`, it writes one with its `Outcome`.  It imports torch once and each fork has it;
-a fork is a process with a reactor of its own, as a command's is.  Nothing of the tree is used
-but its command lines and the records of its runs, so that it may be an old one.
+It writes a line of JSON with the names that the tree's registry knows, and its options.  For
+each line of input, a `Run`, it writes one with its `Outcome`.  It imports torch once and each
+fork has it; a fork is a process with a reactor of its own, as a command's is.  Nothing of the tree
+is used but its command lines and the records of its runs, so that it may be an old one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def drive(tree: Path, folder: Path) -> None:
     if "twisted.internet.reactor" in sys.modules:
         raise SystemExit("importing byzpy_tw makes a reactor: runs would share it")
     os.chdir(folder)
-    print(json.dumps(names(folder / "names")), flush=True)
+    known = {**names(folder / "names"), "option": options(folder / "options")}
+    print(json.dumps(known), flush=True)
     servers = Servers(folder)
     try:
         for i, line in enumerate(sys.stdin):
@@ -88,6 +89,15 @@ def names(output: Path) -> dict[str, list[str]]:
     for row in json.loads(text[text.index("[\n") :]):  # warnings may come first
         found.setdefault(row["kind"], []).append(row["name"])
     return found
+
+
+def options(output: Path) -> list[str]:
+    """The tree's options of a run."""
+    code = wait(command("byzpy_tw.train", ["--help"], output))
+    text = output.read_text()
+    if code != 0:
+        raise SystemExit(text)
+    return re.findall(r"^  (--[a-z0-9-]+)", text, re.MULTILINE)
 
 
 def command(module: str, words: Sequence[str], output: Path) -> int:

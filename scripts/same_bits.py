@@ -38,7 +38,7 @@ DRIVER = ROOT / "scripts" / "runs_of_a_tree.py"
 PLUGIN = ROOT / "scripts" / "dropout_model"  # no built-in model has dropout
 WIDE, ENOUGH = 0.03, 27  # quartiles further apart want this many pairs
 
-Names = dict[str, list[str]]  # what a tree's registry knows, by kind
+Names = dict[str, list[str]]  # what a tree's registry knows, by kind, and its options
 
 
 # -- What is run
@@ -48,6 +48,9 @@ BASE = (
     "--f 2 --attack alie:tau=1.5 --aggregator trimmed-mean --batch-size 16 --rounds 8 --threads 1 "
     "--eval-interval 0 --checkpoint-interval 0 --quiet"
 )
+# Options whose default has changed, with what older trees do, which have none.
+IMPLIED = {"--batches": "draws"}
+OPTION = "option"
 KINDS = ("aggregator", "pre-aggregator", "attack", "partition", "model")
 PIXELS = "--dataset synthetic:n=500,features=256 --batch-size 8 --rounds 6"
 LONG = "--rounds 200 --aggregator centered-clipping --attack mimic --worker-momentum 0.9"
@@ -89,6 +92,10 @@ VARIANTS = {
     "weight decay": "--weight-decay 0.01",
     "milestones": "--lr-milestones 3 6 --lr-decay 0.5 --rounds 9",
     "replacement": "--replacement --batch-size 200",
+    "epochs": "--batches epochs --rounds 12",
+    "epochs kept": "--batches epochs:keep --batch-size 60",
+    "clip norm": "--clip-norm 0.5",
+    "bfloat16": "--precision bfloat16",
     "micro-batches": "--micro-batch-size 5",
     "another seed": "--seed 7",
     "mnist5k": "--dataset mnist5k --model logreg --rounds 6",
@@ -112,20 +119,26 @@ class Configuration:
     kill: str = ""
     like: str = ""
 
-    def request(self) -> str:
-        """Its line of input for the process of a tree."""
-        begun = f"{BASE} {self.lines[0]}"
+    def request(self, options: Sequence[str]) -> str:
+        """Its line of input for the process of a tree that has `options`."""
+        begun = f"{BASE} {implied(options)} {self.lines[0]}"
         lines = (begun, *self.lines[1:])
         return json.dumps({"lines": lines, "servers": self.servers, "kill": self.kill})
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """The names of the catalogue it uses, each with its kind."""
+        """The names of the catalogue it uses, each with its kind, and its options."""
         kind = ""
         for word in " ".join((BASE, *self.lines)).split():
             if word.startswith("--"):
                 kind = word[2:]
+                yield OPTION, word
             elif kind in KINDS:
                 yield kind, word.partition(":")[0]
+
+
+def implied(options: Sequence[str]) -> str:
+    """What a tree with `options` is given, to do as one without them."""
+    return " ".join(f"{name} {value}" for name, value in IMPLIED.items() if name in options)
 
 
 def configurations(names: Names) -> list[Configuration]:
@@ -202,13 +215,13 @@ class Tree:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment(),
         )  # fmt: skip
         answer = self._answer()
-        self.names = {kind: answer.get(kind, []) for kind in KINDS}
+        self.names = {kind: answer.get(kind, []) for kind in (*KINDS, OPTION)}
 
     def run(self, configuration: Configuration) -> Outcome:
         """The outcome of `configuration` in this tree."""
         assert self._process is not None and self._process.stdin is not None
         with suppress(BrokenPipeError):
-            print(configuration.request(), file=self._process.stdin, flush=True)
+            print(configuration.request(self.names[OPTION]), file=self._process.stdin, flush=True)
         return Outcome(**self._answer())
 
     def _answer(self) -> Any:
@@ -217,6 +230,11 @@ class Tree:
         if not line:
             fail(f"the process of {self.label} ended; its last words are above")
         return json.loads(line)
+
+    @property
+    def implied(self) -> str:
+        """What it is given to do as an older tree."""
+        return implied(self.names.get(OPTION, ()))
 
     def stop(self) -> None:
         """End its process, and with it its servers."""
@@ -230,7 +248,7 @@ class Tree:
         """The median round of the README's job, without its beginning."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             run = Path(folder, "run")
-            words = "--local 3 --dataset mnist5k --eval-interval 0 --quiet --rounds"
+            words = f"--local 3 --dataset mnist5k --eval-interval 0 --quiet {self.implied} --rounds"
             subprocess.run(
                 [self.python, "-P", "-m", "byzpy_tw.train", *words.split(), str(rounds),
                  "--run-dir", str(run)],
@@ -406,10 +424,12 @@ def main() -> int:
 def common(trees: Sequence[Tree]) -> list[Configuration]:
     """The configurations whose names every tree knows; tell of names that only one does."""
     union = {kind: sorted({n for t in trees for n in t.names[kind]}) for kind in KINDS}
+    used = {name for c in configurations(union) for kind, name in c.names() if kind == OPTION}
+    options = sorted(used & {n for t in trees for n in t.names.get(OPTION, ())})
     unknown = set()
-    for kind, names in union.items():
+    for kind, names in {**union, OPTION: options}.items():
         for name in names:
-            at = [tree.label for tree in trees if name in tree.names[kind]]
+            at = [tree.label for tree in trees if name in tree.names.get(kind, ())]
             if len(at) < len(trees):
                 unknown.add((kind, name))
                 print(f"left out: {kind} {name}, which only {at[0]} has")

@@ -17,13 +17,11 @@ from attrs import evolve
 from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
-import byzpy_tw
 from byzpy_tw.datasets import Dataset, arrays
 from byzpy_tw.errors import (
     BadParameter,
     ByzpyTwError,
     DatasetUnavailable,
-    RunDirectoryError,
     UnsuitableData,
 )
 from byzpy_tw.plugins.shorthand import registry
@@ -210,7 +208,7 @@ class MistakeTests(ArraysCase):
         """No file, several, or arrays of other names."""
         self.refused(DatasetUnavailable, "neither ours.npz nor ours.safetensors nor a folder ours/")
         write_npz(self.root, made(), "other")
-        self.refused(DatasetUnavailable, "(it has other): put one there", "--data-root")
+        self.refused(DatasetUnavailable, "ours/ of .npy files: put one there", "--data-root")
         given = made()
         given["X_train"] = given.pop("x_train")
         for write in WRITERS:
@@ -413,34 +411,18 @@ class GivenTests(ArraysCase):
         self.assertEqual(evolve(data, nodes=None).digest(), sha256_of(*four))
 
 
-class RunTests(ArraysCase):
-    def options(self, place: Path, **more: Any) -> dict[str, Any]:
-        return dict(
-            dataset="arrays:name=ours", model="logreg", data_root=str(place), num_honest=3,
-            num_byz=1, f=1, attack="sign-flip", batch_size=4, rounds=20, eval_interval=20,
-            aggregator="median", run_dir=str(folder(self) / "run"), **more,
-        )  # fmt: skip
-
-    def test_in_process(self) -> None:
-        """Own data is learnt under attack, and the result knows it."""
-        place = folder(self)
-        write_npy(place, {**made(120), "node_train": np.arange(120) // 40})
-        result = byzpy_tw.run(**self.options(place, partition="given", lr=0.5))
-        self.assertGreater(result.accuracy, 0.8)
-        self.assertTrue(result.dataset().mapped)
-        (place / "ours" / "node_train.npy").unlink()
-        self.assertRaises(RunDirectoryError, result.dataset)
-
+class LocalTests(SynchronousTestCase):
     @pytest.mark.slow
-    def test_local(self) -> None:
-        """Each server trains on arrays of its own, of the same number of classes."""
-        places = [folder(self) for _ in range(3)]
-        for number, place in enumerate(places):
+    def test_each_place_has_its_own(self) -> None:
+        """A server trains on arrays of its own, of as many classes as the trainer's."""
+        here, there = folder(self), folder(self)
+        for number, place in enumerate((here, there)):
             write_npy(place, made(60, seed=number))
-        hosts = [servers(self, 1, "--data-root", str(place))[0] for place in places[:2]]
-        options = ("--dataset", "arrays:name=ours,classes=3", "--model", "logreg", "--partition",
-                   "local", "--num-honest", "2", "--num-byz", "0", "--f", "0", "--batch-size", "8",
-                   "--aggregator", "mean", "--rounds", "5", "--remote-hosts", ",".join(hosts),
-                   "--data-root", str(places[2]))  # fmt: skip
-        found = train(self, *options)
+        found = train(
+            self, "--dataset", "arrays:name=ours,classes=3", "--model", "logreg", "--partition",
+            "local", "--num-honest", "2", "--num-byz", "0", "--f", "0", "--aggregator", "mean",
+            "--batch-size", "8", "--rounds", "3", "--data-root", str(here), "--remote-hosts",
+            *servers(self, 1, "--data-root", str(there)),
+        )  # fmt: skip
         self.assertEqual(found.code, 0, found.output)
+        self.assertEqual(found.config["data_digest"], arrays(root=here, name="ours").digest())

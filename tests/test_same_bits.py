@@ -114,6 +114,25 @@ class CompareTests(SynchronousTestCase):
         self.assertNotIn("pre-aggregator nnm", found)
         self.assertNotIn("chain nnm, arc", found)
 
+    def test_option_of_one_tree(self) -> None:
+        """One that only one tree has is left out; where its default changed, both do the same."""
+        names: dict[str, list[str]] = {kind: [] for kind in self.script.KINDS}
+        paths, known = (ROOT, sys.executable, ROOT), ["--batches", "--clip-norm"]
+        configurations = self.script.configurations(names)
+        known += [n for c in configurations for k, n in c.names() if k == "option"]
+        older = [name for name in known if name not in ("--batches", "--clip-norm")]
+        old = self.script.Tree("OLD", *paths, {**names, "option": older})
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            new = self.script.Tree("NEW", *paths, {**names, "option": known})
+            found = {configuration.name: configuration for configuration in
+                     self.script.common([old, new])}  # fmt: skip
+        told = "left out: option --batches, which only NEW has\n"
+        self.assertIn(told, output.getvalue())
+        self.assertNotIn("epochs", found)
+        self.assertNotIn("--batches", found["replacement"].request(older))
+        self.assertIn("--batches draws --replacement", found["replacement"].request(known))
+
 
 class SameBitsTests(SynchronousTestCase):
     """The script as a program."""

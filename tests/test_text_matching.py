@@ -48,6 +48,8 @@ USES = {
     "datasets.mnist_files _describe_non_zip startswith": FILE + "first bytes of a zip archive",
     "errors explanation partition": CODE + "an error's docstring: cause and cure",
     "object_state _class_parts startswith": CODE + "attributes that are Python's own",
+    "models.torchvision_models _make partition": CODE + "the family of an architecture's name",
+    "models.value_files _compare removeprefix": SHOWN + "torch's name of a dtype",
     "object_state _is_library partition": CODE + "the package of a module",
     "object_state _object_attributes startswith": CODE + "the package of a class",
     "output.event_log _sentence partition": CODE + "the first line of a class's docstring",

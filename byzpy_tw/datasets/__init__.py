@@ -4,6 +4,7 @@ from byzpy_tw.datasets.arrays import arrays
 from byzpy_tw.datasets.cifar_files import cifar10
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.idx import write_idx
+from byzpy_tw.datasets.image_folders import images
 from byzpy_tw.datasets.mnist_files import fashion_mnist, mnist
 from byzpy_tw.datasets.shipped import mnist5k
 from byzpy_tw.datasets.synthetic import synthetic
@@ -16,6 +17,7 @@ __all__ = [
     "arrays",
     "cifar10",
     "fashion_mnist",
+    "images",
     "mnist",
     "mnist5k",
     "synthetic",
@@ -32,4 +34,5 @@ BUILTIN = (
     ("synthetic", synthetic, ()),
     ("text", text, ()),
     ("arrays", arrays, ()),
+    ("images", images, ()),
 )

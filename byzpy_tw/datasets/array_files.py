@@ -75,7 +75,7 @@ def open_arrays(root: Path, name: str) -> ArrayFiles:
     if not there:
         raise DatasetUnavailable(
             f"{root} has neither {name}.npz nor {name}.safetensors nor a folder {name}/ of .npy "
-            f"files{_others(root)}: put one there, or point --data-root to a folder that has one"
+            "files: put one there, or point --data-root to a folder that has one"
         )
     if len(there) > 1:
         found = " and ".join(path.name for path in there)
@@ -84,15 +84,6 @@ def open_arrays(root: Path, name: str) -> ArrayFiles:
         return kinds[there[0].name](there[0])
     except FileFault as fault:
         raise DatasetUnavailable(f"{there[0]} {fault}") from fault
-
-
-def _others(root: Path) -> str:
-    """Return a remark on the names of other arrays in `root`."""
-    try:
-        found = sorted(p.stem for p in root.iterdir() if p.suffix in (".npz", ".safetensors"))
-    except OSError:
-        return ""
-    return f" (it has {', '.join(found[:5])}{', ...' * (len(found) > 5)})" if found else ""
 
 
 # -- .npz

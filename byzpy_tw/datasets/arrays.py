@@ -10,6 +10,7 @@ from torch import Tensor
 
 from byzpy_tw.batches import Batch
 from byzpy_tw.datasets.array_files import ArrayFiles, open_arrays
+from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.tensors import label_bounds
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
@@ -20,8 +21,9 @@ _NODES = "node_train"  # the participant of each training example
 
 
 def arrays(
-    *, root: Path, name: str, classes: int = 0, mean: float = 0.0, std: float = 1.0
-) -> Dataset:
+    *, root: Path, name: str, classes: int = 0, mean: float = 0.0, std: float = 1.0,
+    augment: Augment = "none",
+) -> Dataset:  # fmt: skip
     """Arrays of your own: `name.npz`, `name.safetensors` or `name/*.npy` in the data root.
 
     They are called ``x_train``, ``y_train``, ``x_test`` and ``y_test``; of several inputs or
@@ -47,6 +49,7 @@ def arrays(
             name, train, test, found,
             mean=_numbers(files, "mean", mean), std=_numbers(files, "std", std),
             nodes=files.read(_NODES) if _NODES in files.readers else None, mapped=files.mapped,
+            augment=augment,
         )  # fmt: skip
     except UnsuitableData as e:
         raise UnsuitableData(f"{files.place}: {e}") from e

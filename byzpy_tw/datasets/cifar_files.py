@@ -12,6 +12,7 @@ import torch
 from attrs import frozen
 
 from byzpy_tw.datasets import download
+from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, exists, open_regular
 from byzpy_tw.datasets.obtain import FileReport, obtain_splits, one_line, read_by_torchvision
@@ -20,11 +21,11 @@ _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.me
 _ARCHIVE = "cifar-10-python.tar.gz"
 
 
-def cifar10(*, root: Path) -> Dataset:
+def cifar10(*, root: Path, augment: Augment = "none") -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 images ``(3, 32, 32)``."""
     train, test = obtain_splits(_CifarFiles(Path(root).absolute()))
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return Dataset("cifar10", train, test, classes=10, mean=mean, std=std)
+    return Dataset("cifar10", train, test, classes=10, mean=mean, std=std, augment=augment)
 
 
 def color_split(images: np.ndarray, labels: list[int]) -> Split:

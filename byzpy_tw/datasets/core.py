@@ -21,6 +21,7 @@ from torch import Tensor
 
 from byzpy_tw.batches import Batch, Shape, length, map_tensors, shape_of, tensors_of
 from byzpy_tw.datasets import tensors
+from byzpy_tw.datasets.augmentation import Augmentation, fault_of, find_augmentation
 from byzpy_tw.datasets.tensors import IGNORED, is_normalised, named, type_name
 from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.vectors import sha256_of
@@ -68,8 +69,9 @@ class Dataset:
     nothing can be evaluated.
 
     ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
-    partition `given`.  ``mapped`` says that the tensors are files mapped into memory, of which a
-    system keeps what it has room for.  Raises `UnsuitableData` for unfit data.
+    partition `given`.  ``class_names`` may tell what each class is called: places that train on
+    data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
+    memory, of which a system keeps what it has room for.  Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -80,7 +82,11 @@ class Dataset:
     std: tuple[float, ...] = (1.0,)
     task: str | None = None
     nodes: Tensor | None = field(default=None, kw_only=True, repr=False)
+    class_names: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     mapped: bool = field(default=False, kw_only=True)
+    augment: Augmentation | None = field(
+        default=None, kw_only=True, repr=False, converter=find_augmentation
+    )
 
     def __attrs_post_init__(self) -> None:
         for what, split in self._splits:
@@ -98,6 +104,8 @@ class Dataset:
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         if self.nodes is not None:
             self._check_nodes(tensors.plain_tensor(self.nodes, "nodes", "nodes"))
+        if self.augment is not None and (why := fault_of(self.augment, self.shape)):
+            raise self._unsuitable(why)
         for what in ("mean", "std"):
             # Numbers of other kinds are converted; the class is frozen.
             object.__setattr__(self, what, self._numbers(what, getattr(self, what)))
@@ -116,6 +124,8 @@ class Dataset:
             raise self._unsuitable(f"classes is {given!r}, expected a whole number") from None
         if classes < 1:
             raise self._unsuitable(f"classes is {classes}, expected at least 1")
+        if self.class_names and len(self.class_names) != classes:
+            raise self._unsuitable(f"{len(self.class_names)} names of {classes} classes")
         object.__setattr__(self, "classes", classes)
         for what, split in self._splits:
             for name, y in named(split.y):

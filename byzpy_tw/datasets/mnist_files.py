@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from byzpy_tw.datasets import download
+from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, exists, open_regular
 from byzpy_tw.datasets.idx import read_idx
@@ -26,14 +27,15 @@ _PARTS = tuple(
 _LEGACY = ("training.pt", "test.pt")  # torchvision's until 0.10
 
 
-def mnist(*, root: Path) -> Dataset:
+def mnist(*, root: Path, augment: Augment = "none") -> Dataset:
     """MNIST by LeCun, Cortes and Burges: 60,000 + 10,000 images ``(1, 28, 28)``."""
-    return _dataset("mnist", "MNIST", root, MEAN, STD)
+    return evolve(_dataset("mnist", "MNIST", root, MEAN, STD), augment=augment)
 
 
-def fashion_mnist(*, root: Path) -> Dataset:
+def fashion_mnist(*, root: Path, augment: Augment = "none") -> Dataset:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 images ``(1, 28, 28)``."""
-    return _dataset("fashion-mnist", "FashionMNIST", root, (0.2860,), (0.3530,))
+    data = _dataset("fashion-mnist", "FashionMNIST", root, (0.2860,), (0.3530,))
+    return evolve(data, augment=augment)
 
 
 def _dataset(

@@ -8,13 +8,14 @@ from importlib.resources.abc import Traversable
 import numpy as np
 import torch
 
+from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.errors import DatasetUnavailable
 
 MEAN, STD = (0.1307,), (0.3081,)  # of MNIST's training images, scaled to 0..1
 
 
-def mnist5k() -> Dataset:
+def mnist5k(*, augment: Augment = "none") -> Dataset:
     """5,000 real MNIST digits, 500 a class: 400 of each train, 100 test.
 
     Images are ``(1, 28, 28)``.  Needs no network and no files.  The digits are
@@ -28,7 +29,7 @@ def mnist5k() -> Dataset:
     def split(chosen: np.ndarray) -> Split:
         return Split(torch.from_numpy(x[chosen]).unsqueeze(1), torch.from_numpy(y[chosen]))
 
-    return Dataset("mnist5k", split(train), split(~train), classes=10, mean=MEAN, std=STD)
+    return Dataset("mnist5k", split(train), split(~train), 10, MEAN, STD, augment=augment)
 
 
 def read_shipped(source: Traversable) -> tuple[np.ndarray, np.ndarray]:

@@ -16,12 +16,15 @@ from byzpy_tw.models.statistics import (
     statistics_of,
     write_statistics,
 )
+from byzpy_tw.models.torchvision_models import torchvision_model
 from byzpy_tw.models.trained import (
     constant_buffers,
     digest_of_values,
     frozen_values,
     trained_parameters,
 )
+from byzpy_tw.models.transformers import gpt_nano, vit
+from byzpy_tw.models.value_files import load_values, read_first_values, write_values
 
 __all__ = [
     "BUILTIN",
@@ -36,19 +39,25 @@ __all__ = [
     "digest_of_values",
     "flat_parameters",
     "frozen_values",
+    "gpt_nano",
     "layers_with_statistics",
+    "load_values",
     "logreg",
     "make_on_meta",
     "mlp",
     "needs_statistics",
     "randomness",
+    "read_first_values",
     "recording",
     "resnet18",
     "resnet20",
     "small_cnn",
     "statistics_of",
+    "torchvision_model",
     "trained_parameters",
+    "vit",
     "write_statistics",
+    "write_values",
 ]
 
 # name, factory, aliases
@@ -60,4 +69,7 @@ BUILTIN = (
     ("cnn-cifar", cnn_cifar, ()),
     ("resnet18", resnet18, ()),
     ("resnet20", resnet20, ()),
+    ("vit", vit, ()),
+    ("gpt-nano", gpt_nano, ()),
+    ("torchvision", torchvision_model, ()),
 )

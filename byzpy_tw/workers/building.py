@@ -21,6 +21,7 @@ from byzpy_tw.errors import LimitExceeded, UnsuitableModel
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
+from byzpy_tw.workers.augmenting import try_augmentation
 from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
@@ -50,11 +51,14 @@ def build_host(
     check_precision(spec.precision, device.place)
     if dataset is None:
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
-    check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)
+    check_model(
+        spec, registry, dataset, most_elements=most_elements, most_working=most_working,
+        root=data_root,
+    )  # fmt: skip
     shards = make_shards(spec, registry, dataset)
     if trial_outcome is None:
-        trial_outcome = try_run_model(spec, registry, dataset, shards, device.place)
-    model = make_model(spec, registry, dataset, checked=True)
+        trial_outcome = try_run_model(spec, registry, dataset, shards, device.place, data_root)
+    model = make_model(spec, registry, dataset, checked=True, root=data_root)
     trial_outcome.check_initial(model, registry.owner("model", spec.model))
     model = model.to(device.place)
     parameters = models.flat_parameters(model)
@@ -67,10 +71,12 @@ def try_run_model(
     data: Dataset,
     shards: Sequence[np.ndarray],
     device: torch.device,
+    root: Path | None = None,
 ) -> TrialOutcome:
     """Make and try the run's task and model, which `check_model` has checked, on these data."""
+    try_augmentation(data, spec.seed)
     task = make_task(spec, registry, data)
-    make = partial(make_model, spec, registry, data, checked=True)
+    make = partial(make_model, spec, registry, data, checked=True, root=root)
     who, foreign = registry.owner("model", spec.model), registry.is_foreign("model", spec.model)
     named = parse(task_of(spec, registry, data)).text
     return try_model(make, who, spec, data, device, task, named, foreign=foreign, shards=shards)
@@ -83,13 +89,14 @@ def make_model(
     *,
     checked: bool = False,
     plain: bool = False,
+    root: Path | None = None,
 ) -> nn.Module:
     """Return the run's model, its initial values drawn from the run's seed.
 
     It is counted on the meta device first, unless `check_model` has done so.  A `plain` one is
-    for use outside of a run.
+    for use outside of a run.  `root` is this process's data root, for values in files.
     """
-    factory = _model_factory(spec, registry, data)
+    factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         return models.build(factory, {}, seed=spec.seed, counted=checked, plain=plain)
 
@@ -101,13 +108,14 @@ def check_model(
     *,
     most_elements: int | None = None,
     most_working: int | None = None,
+    root: Path | None = None,
 ) -> None:
     """Count the model on the meta device, before it takes memory.
 
     Raises `LimitExceeded` above `most_elements`, and where a micro-batch would keep more than
     `most_working` bytes of activations, or a batch as much of targets.
     """
-    factory = _model_factory(spec, registry, data)
+    factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         sized = models.make_on_meta(factory, {})
     check_statistics(spec, registry, sized)
@@ -174,14 +182,17 @@ def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> Non
         )
 
 
-def _model_factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[[], nn.Module]:
+def _model_factory(
+    spec: RunSpec, registry: Registry, data: Dataset, root: Path | None
+) -> Callable[[], nn.Module]:
     if not isinstance(data.train.x, Tensor) and not registry.is_foreign("model", spec.model):
         raise UnsuitableModel(
             f"{registry.owner('model', spec.model)} takes one input, and data {data.name!r} has "
             f"{len(data.train.x)}: {', '.join(data.train.x)}; use a model of your own, whose "
             "forward() takes them by name"
         )
-    return partial(registry.make, "model", spec.model, classes=data.outputs, shape=data.shape)
+    offered = {"classes": data.outputs, "shape": data.shape, "root": root}
+    return partial(registry.make, "model", spec.model, **offered)
 
 
 def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Batch) -> int:

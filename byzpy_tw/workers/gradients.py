@@ -30,6 +30,7 @@ from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Task
 from byzpy_tw.vectors import exact_norm
+from byzpy_tw.workers.augmenting import augment_examples, draw_numbers
 from byzpy_tw.workers.batch_order import BatchOrder, batch_length
 from byzpy_tw.workers.batch_parts import cut_batch
 from byzpy_tw.workers.device import Device
@@ -60,7 +61,7 @@ class Gradient:
         """The ``(d,)`` vector, in memory of its own."""
         return torch.cat(self.pieces)
 
-    def clipped(self, norm: float) -> Gradient:
+    def scale_down(self, norm: float) -> Gradient:
         """Return the gradient, scaled to `norm` where it is longer.
 
         Its own norm is accumulated in float64.  One that is not finite is left for the trainer
@@ -112,6 +113,12 @@ class MicroBatches:
         return self.task.flip(targets) if self.flip_targets else targets
 
     @cached_property
+    def numbers(self) -> Tensor:
+        """The numbers of the data's augmentation for each example of the batch."""
+        purpose = (self.spec.seed, "augment", self.node, self.round)
+        return draw_numbers(self.dataset, len(self.indices), lambda: seeds.stream(*purpose))
+
+    @cached_property
     def weight(self) -> int:
         """The weight of the whole batch, by which the loss of each part is divided."""
         return self.task.weight(self.targets)
@@ -127,6 +134,7 @@ class MicroBatches:
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
         place = self._places[part]
         examples = take(train.x, self.indices[place])
+        examples = augment_examples(self.dataset, examples, self.numbers[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
             inputs = self._put(self.dataset.inputs(examples))

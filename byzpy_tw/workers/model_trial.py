@@ -28,7 +28,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import global_random, models, object_state, seeds
-from byzpy_tw.batches import Batch, cut, map_tensors, take
+from byzpy_tw.batches import Batch, cut, length, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
@@ -37,6 +37,7 @@ from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.tasks import Task
 from byzpy_tw.workers import model_checks as checks
+from byzpy_tw.workers.augmenting import augment_examples
 from byzpy_tw.workers.loss import as_one_tensor, compute_outputs, loss_and_gradient
 from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.model_checks import quote_names
@@ -269,7 +270,8 @@ class ModelTrial:
         size = min(self._larger if number else EXAMPLES, count)
         stream = seeds.stream(seed, "trial", number)
         chosen = stream.choice(count, size, replace=False)
-        inputs = self._put(data.inputs(take(data.train.x, chosen)))
+        examples = augment_examples(data, take(data.train.x, chosen), stream)
+        inputs = self._put(data.inputs(examples))
         targets = self._put(take(data.train.y, chosen))
         return inputs, targets, seeds.torch_seed(seed, "trial", number)
 
@@ -292,7 +294,7 @@ class ModelTrial:
         """Return the outputs of batch 0, as in training, by `model` or the instance itself."""
         inputs, _, seed = self._batch(0)
         found, noise = self.model if model is None else model, models.randomness(seed)
-        with plugin_call(self.who), torch.no_grad(), noise, explain_out_of_memory(len(inputs)):
+        with plugin_call(self.who), torch.no_grad(), noise, explain_out_of_memory(length(inputs)):
             return as_one_tensor(compute_outputs(found, inputs, self.task, self.who))
 
     def _gradient(
@@ -304,7 +306,7 @@ class ModelTrial:
         weight = task.weight(targets) or 1  # of two examples that have none
         given = (inputs, targets, task, weight, lambda: seed, who, self.spec.precision)
         try:
-            with plugin_call(who), explain_out_of_memory(len(targets)):
+            with plugin_call(who), explain_out_of_memory(length(targets)):
                 loss, found = loss_and_gradient(model, self.leaves, *given)
         except Exception as e:
             if self._computed and e.__cause__ is not None and self._works_first(number):
