@@ -415,7 +415,7 @@ class MistakeTests(Case):
         for changes, words in (
             ({"model": Net()}, "model= is an instance of Net: give what makes it, model=Net"),
             ({"model": {}}, "model= is a dict, expected a class of torch.nn.Module"),
-            ({"model": Sized}, "needs width (of a run it gets classes, shape): give a function"),
+            ({"model": Sized}, "needs width (of a run it gets classes, "),
             ({"dataset": [X, Y]}, "dataset= is two arrays, expected four arrays"),
             ({"task": of_one}, "task=MistakeTests.test_wrong_kinds.of_one cannot be called as"),
             ({"task": nn.MSELoss(reduction="none")}, "reduction='none', expected 'mean' or 'sum'"),
