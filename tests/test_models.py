@@ -245,7 +245,7 @@ class TorchvisionTests(SynchronousTestCase):
         """An architecture of one size is made for the data's; second outputs are left out."""
         for arch, size, d in (
             ("vit-b-32", 64, 87_424_517), ("Inception_v3", 96, 21_795_813),
-            ("googlenet", 32, 5_605_029),
+            ("googlenet", 32, 5_605_029), ("regnet_x_400mf", 32, 5_096_981),
         ):  # fmt: skip
             given = {"arch": arch, "shape": (3, size, size), "classes": 5}
             self.assertEqual(count(models.torchvision_model, given), d)
