@@ -20,7 +20,8 @@ _NAMES = {
     "attacks.knowledge.view": ("Knowledge",),
     "datasets": ("Dataset", "Split"),
     "plugins.shorthand": ("aggregator", "preaggregator", "pipeline", "attack"),
-    "api": ("run", "run_async"),
+    "given.function_task": ("FunctionTask",),
+    "api": ("run", "run_async", "verify"),
 }
 _HOMES = {name: f"byzpy_tw.{module}" for module, names in _NAMES.items() for name in names}
 

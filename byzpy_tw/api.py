@@ -11,19 +11,16 @@ the command line, and reads what it leaves in the run's folder.  Not in a thread
 
 It costs the seconds that a process takes to import torch.  The child holds a pipe from
 its parent and ends in order, with a checkpoint, if that is gone.  It finds modules where
-its parent does; a plugin has to be an installed distribution, as on the command line.
+its parent does; a plugin is an installed distribution or a file, as on the command line.
+
+A run that is given objects in the place of names (a model's class, arrays, a loss function) works
+in this process, as no other one has them: in a thread, on a reactor of its own.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,21 +32,24 @@ from byzpy_tw.config.paths import expand_home, make_run_dir
 from byzpy_tw.config.run_config import LOCATIONS, RunConfig
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.validators import flag
-from byzpy_tw.console import ERROR_FILE, say
-from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.folder import discard_unbegun
+from byzpy_tw.console import say
+from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed
+from byzpy_tw.given.options import has_objects, is_object
+from byzpy_tw.records.folder import discard_unbegun, read_run
 from byzpy_tw.report.result import Result
 from byzpy_tw.text import encodable
+from byzpy_tw.trainer.child_process import run_child
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from byzpy_tw.audit.verify import Verification
+    from byzpy_tw.given.objects import GivenObjects
     from byzpy_tw.plugins import Registry
+    from byzpy_tw.trainer.run import PreparedRun
 
 Config = RunConfig | str | PathLike[str]
 Show = Callable[[str], Any]
-
-_LAST_LINES = 40  # that are kept, for an error message
 
 
 def run(
@@ -66,6 +66,8 @@ def run(
     `config` is a `RunConfig` or the path of a TOML file; `options` are those of the
     command line, with underscores, and go before it: ``run(dataset="mnist5k", rounds=20)``.
     Where they name no servers, the nodes live in the run's process (``in_process=True``).
+    In the place of a name an object may stand, such as a model's class, arrays or a loss function
+    (docs/how-to/your-own-code.md): the run then works in this process.
     With `resume`, a run's folder, that run goes on, and options replace its own as with
     ``--resume``.  Each line that the command would print is handed to `show`.
 
@@ -74,6 +76,9 @@ def run(
     killed).  Without `check`, a run that was begun and ended early is returned too: see the
     result's ``status`` and ``error``.  Ctrl-C ends the run in order, with a checkpoint.
     """
+    objects = any(is_object(name, value) for name, value in options.items())
+    if objects or (resume is not None and _had_objects(expand_home(resume))):
+        return _run_here(config, resume, check, show, options)
     given, beneath = _options(config, resume, options)
     fresh = False
     if resume is not None:
@@ -92,7 +97,7 @@ def run(
             file.write_text(options_to_toml(rest), encoding="utf-8")
             arguments = ["--config", str(file), *(f"{flag(k)}={v}" for k, v in words.items())]
             arguments += [] if resume is None else ["--resume", str(path)]
-            error = _run_child(arguments, Path(folder) / "error.json", _tolerant(show), path)
+            error = run_child(arguments, Path(folder) / "error.json", _tolerant(show), path)
     finally:
         if fresh and not any(path.iterdir()):
             path.rmdir()  # nothing was begun
@@ -122,22 +127,92 @@ def run_async(
 
     async def run_here() -> Result:
         _check_loop(reactor)
-        from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
+        from byzpy_tw.trainer.run import run_prepared
 
-        given, beneath = _options(config, resume, options)
-        tell = _tolerant(show)
-        if resume is None:
-            run = prepare_run(RunConfig(**given), _registry(given), beneath)
-        else:
-            folder = expand_home(resume)
-            found = prepare_resume(folder, given, _registry(given, folder), tell)
-            if found is None:
-                return _read_result(folder)
-            run = found
-        ended = await run_prepared(reactor, run, tell)
-        return _result(run.directory.path, ended.error, check)
+        objects, run = _prepare(config, resume, _tolerant(show), options)
+        if run is None:
+            assert resume is not None
+            return _read_result(expand_home(resume), objects)
+        ended = await run_prepared(reactor, run, _tolerant(show))
+        return _result(run.directory.path, ended.error, check, objects)
 
     return Deferred.fromCoroutine(run_here())
+
+
+def _run_here(
+    config: Config | None,
+    resume: str | PathLike[str] | None,
+    check: bool,
+    show: Show | None,
+    options: Mapping[str, Any],
+) -> Result:
+    """Train in a thread of this process, with the objects among `options`."""
+    from byzpy_tw.output.program import logging_beside
+    from byzpy_tw.trainer.own_reactor import OwnReactor
+    from byzpy_tw.trainer.run import RunOutcome, run_prepared
+
+    tell = _tolerant(show)
+    objects, run = _prepare(config, resume, tell, options)
+    if run is None:
+        assert resume is not None
+        return _read_result(expand_home(resume), objects)
+    path, prepared = run.directory.path, run
+
+    async def work(reactor: Any, write: Show) -> RunOutcome:
+        return await run_prepared(reactor, prepared, write)
+
+    try:
+        with logging_beside(path):
+            ended: RunOutcome = OwnReactor(work).run(tell)
+    except KeyboardInterrupt as e:
+        given = ", ".join(f"{name}=..." for name in objects.by_option)
+        e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r}, {given})")
+        raise
+    return _result(path, ended.error, check, objects)
+
+
+def _had_objects(folder: Path) -> bool:
+    """Return whether the run in `folder` was given objects; False where there is no run."""
+    try:
+        return has_objects(read_run(folder).config)
+    except ByzpyTwError:
+        return False  # the run's process says what is wrong
+
+
+def _prepare(
+    config: Config | None,
+    resume: str | PathLike[str] | None,
+    tell: Show,
+    options: Mapping[str, Any],
+) -> tuple[GivenObjects, PreparedRun | None]:
+    """Return the objects among `options`, and the run in this process; None if it is finished."""
+    from byzpy_tw.given.objects import GivenObjects
+    from byzpy_tw.trainer.run import prepare_resume, prepare_run
+
+    objects, texts = GivenObjects.split(options)
+    given, beneath = _options(config, resume, texts)
+    if objects:
+        _check_here(objects, given)
+    if resume is None:
+        registry = objects.add_to(_registry(given))
+        return objects, prepare_run(RunConfig(**given), registry, beneath)
+    folder = expand_home(resume)
+    objects.check_recorded(folder, read_run(folder).config)
+    return objects, prepare_resume(
+        folder, given, objects.add_to(_registry(given, folder)), tell
+    )  # fmt: skip
+
+
+def _check_here(objects: GivenObjects, given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where nodes live on servers, which have no objects of this process."""
+    for option in ("local", "remote_hosts"):
+        if given.get(option):
+            names = ", ".join(objects.by_option)
+            raise ConfigError(
+                f"{flag(option)} with objects from Python ({names}): servers know names alone; put "
+                "the code into a file, and give plugin='FILE.py' here and --plugin FILE.py to each "
+                "server, or leave the servers out"
+            )
 
 
 def _check_loop(reactor: Any) -> None:
@@ -207,85 +282,52 @@ def _registry(given: Mapping[str, Any], resume: Path | None = None) -> Registry:
     return registry(*disabled, files=read_recorded_plugin_files(resume, files))
 
 
-def _run_child(
-    arguments: list[str], error_file: Path, show: Show, path: Path
-) -> ByzpyTwError | None:
-    """Run the trainer with `arguments` in a process to its end; return its error."""
-    modules = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
-    environment = {
-        "PYTHONPATH": os.pathsep.join(modules),  # the child finds the modules of this process
-        "PYTHONIOENCODING": "utf-8",
-        ERROR_FILE: str(error_file),
-    }
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "byzpy_tw.train", "--until-eof", *arguments],
-        stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
-        encoding="utf-8",
-        errors="replace",
-        # Ctrl-C in a terminal reaches every process of it, and twice means: at once.
-        start_new_session=True,
-    ) as child:
-        try:
-            lines = _show_to_end(child, show)
-        except BaseException as e:  # Ctrl-C, or `show` raised
-            child.send_signal(signal.SIGINT)
-            interrupted = isinstance(e, KeyboardInterrupt)
-            try:
-                _show_to_end(child, show if interrupted else _tolerant(None))
-            except BaseException:  # a second Ctrl-C: at once
-                child.kill()
-                raise
-            if interrupted:
-                e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r})")
-            raise
-    reported = error_file.read_text("utf-8") if error_file.exists() else ""
-    return _child_error(child.returncode, lines, reported)
+def verify(
+    run_dir: str | PathLike[str],
+    *,
+    start: int = 0,
+    nodes: Sequence[int] = (),
+    data_root: str | None = None,
+    plugin: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    threads: int | None = None,
+    **objects: Any,
+) -> Verification:
+    """Compute the run in `run_dir` again, as ``python -m byzpy_tw verify`` does.
 
+    `objects` are those that the run was given, such as ``model=MyNet``; `plugin` are its files.
+    What is returned has ``confirmed``, ``problems`` (each with a ``text`` and a ``round``) and
+    ``notes``.  Raises `RunDirectoryError` where the objects or the files are others, or missing.
+    """
+    from byzpy_tw.audit.verify import Verification
+    from byzpy_tw.kernels.cpu import cores
+    from byzpy_tw.kernels.parallel import pool as make_pool
 
-def _show_to_end(child: subprocess.Popen[str], show: Show) -> list[str]:
-    """Show each line that `child` prints, until it ends; return the last ones."""
-    lines: deque[str] = deque(maxlen=_LAST_LINES)
-    assert child.stdout is not None
-    for line in child.stdout:
-        lines.append(line.rstrip("\n"))
-        show(lines[-1])
-    child.wait()
-    return list(lines)
-
-
-def _child_error(code: int, lines: list[str], reported: str) -> ByzpyTwError | None:
-    """Return the error of a process from its exit code, last lines and error file."""
-    if code == 0:
-        return None
-    if reported and 0 < code < 128:
-        return error_from_code(*json.loads(reported))
-    number = -code if code < 0 else code - 128
+    recorded = read_run(expand_home(run_dir))
+    names = Result.read(run_dir, plugin=plugin, **objects).registry()
+    pool = make_pool(threads or cores())
     try:
-        how = f"was stopped by {signal.Signals(number).name}"
-    except ValueError:
-        how = f"ended with exit code {code}; its last line: {lines[-1] if lines else 'none'}"
-    error = RunFailed(f"the run's process {how}")
-    if code == 1:  # a bug: all of its traceback is needed
-        error.add_note("\n".join(lines))
-    return error
+        made = Verification(recorded, names, pool, threads or cores(), data_root, tuple(nodes))
+        made.run(start)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return made
 
 
-def _read_result(path: Path) -> Result:
-    """Return the result in `path` of a run of this process, which ran the files of its option."""
+def _read_result(path: Path, objects: GivenObjects | None = None) -> Result:
+    """Return the result in `path` of a run of this process, with the code that the run had."""
     result = Result.read(path)
-    result.plugin = result.config.plugin
+    result.plugin, result.given = result.config.plugin, objects
     return result
 
 
-def _result(path: Path, error: ByzpyTwError | None, check: bool) -> Result:
+def _result(
+    path: Path, error: ByzpyTwError | None, check: bool, objects: GivenObjects | None = None
+) -> Result:
     """Return the result in `path` of a run that ended with `error`, or raise `error`."""
     if error is None:
-        return _read_result(path)
+        return _read_result(path, objects)
     try:
-        result = _read_result(path)
+        result = _read_result(path, objects)
     except RunDirectoryError:
         raise error from None
     # What is there may be another run's, or of an earlier attempt at this one.

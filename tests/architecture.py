@@ -26,7 +26,7 @@ GROUPS = (
     ("algorithms", ("algorithms",)),
     ("configuration", ("config",)),
     ("workers", ("workers",)),
-    ("plugins", ("plugins",)),
+    ("plugins", ("given", "plugins")),
     ("rules", ("attacks", "preaggregators", "aggregators", "datasets", "models", "partitions",
                "optimizers", "tasks")),
     ("kernels", ("kernels",)),

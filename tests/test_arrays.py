@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
-import byzpy_tw
 from byzpy_tw.datasets import Dataset, arrays
 from byzpy_tw.errors import (
     BadParameter,
     ByzpyTwError,
     DatasetUnavailable,
-    RunDirectoryError,
     UnsuitableData,
 )
 from byzpy_tw.plugins.shorthand import registry
@@ -210,7 +210,7 @@ class MistakeTests(ArraysCase):
         """No file, several, or arrays of other names."""
         self.refused(DatasetUnavailable, "neither ours.npz nor ours.safetensors nor a folder ours/")
         write_npz(self.root, made(), "other")
-        self.refused(DatasetUnavailable, "(it has other): put one there", "--data-root")
+        self.refused(DatasetUnavailable, "ours/ of .npy files: put one there", "--data-root")
         given = made()
         given["X_train"] = given.pop("x_train")
         for write in WRITERS:
@@ -349,6 +349,7 @@ class MistakeTests(ArraysCase):
             ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
             ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
             ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
+            ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
             ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
             ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
             ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),
@@ -368,6 +369,53 @@ class MistakeTests(ArraysCase):
         write_npz(self.root, given)
         [line] = self.read().non_finite()
         self.assertIn("training data of 'ours' holds NaN or infinity in 1 of 40 examples", line)
+
+
+class PropertyTests(ArraysCase):
+    @settings(deadline=None, max_examples=30)
+    @given(
+        st.sampled_from(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"]),
+        st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        st.integers(0, 2**32 - 1),
+    )
+    def test_round_trip(self, kind: str, shape: list[int], seed: int) -> None:
+        """Numbers of each type and shape come back to the bit, from each kind of file."""
+        bits = np.random.default_rng(seed).integers(0, 2 if kind == "?" else 100, (9, *shape))
+        x = bits.astype(kind)
+        for number, write in enumerate(WRITERS):
+            root = self.root / str(number)
+            root.mkdir(exist_ok=True)
+            write(root, {"x_train": x, "y_train": bits, "x_test": x[:2], "y_test": bits[:2]})
+            data = arrays(root=root, name="ours")
+            self.assertEqual(data.train.x.numpy().dtype, x.dtype)
+            self.assertTrue(np.array_equal(data.train.x.numpy(), x))
+            self.assertTrue(np.array_equal(data.test.y.numpy(), bits[:2]))
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.data())
+    def test_damaged_anyhow(self, drawn: st.DataObject) -> None:
+        """Bytes that are changed or missing give an error of this package, or other numbers."""
+        number = drawn.draw(st.integers(0, 2))
+        root = self.root / str(number)
+        if not root.exists():
+            root.mkdir()
+            WRITERS[number](root, made(8))
+        file = next(p for p in sorted(root.rglob("*")) if p.is_file())
+        whole = file.read_bytes()
+        content = bytearray(whole)
+        # Half of them where headers are, at either end.
+        near = st.integers(0, min(200, len(whole) - 1))
+        places = st.one_of(st.integers(0, len(whole) - 1), near, near.map(lambda n: -1 - n))
+        for place in drawn.draw(st.lists(places, max_size=4)):
+            content[place] = drawn.draw(st.integers(0, 255))
+        content = content[: drawn.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))]
+        file.write_bytes(content)
+        try:
+            arrays(root=root, name="ours").digest()
+        except ByzpyTwError as e:
+            self.assertNotIn("\n", str(e))
+        finally:
+            file.write_bytes(whole)
 
 
 SPEC = RunSpec(
@@ -413,34 +461,18 @@ class GivenTests(ArraysCase):
         self.assertEqual(evolve(data, nodes=None).digest(), sha256_of(*four))
 
 
-class RunTests(ArraysCase):
-    def options(self, place: Path, **more: Any) -> dict[str, Any]:
-        return dict(
-            dataset="arrays:name=ours", model="logreg", data_root=str(place), num_honest=3,
-            num_byz=1, f=1, attack="sign-flip", batch_size=4, rounds=20, eval_interval=20,
-            aggregator="median", run_dir=str(folder(self) / "run"), **more,
-        )  # fmt: skip
-
-    def test_in_process(self) -> None:
-        """Own data is learnt under attack, and the result knows it."""
-        place = folder(self)
-        write_npy(place, {**made(120), "node_train": np.arange(120) // 40})
-        result = byzpy_tw.run(**self.options(place, partition="given", lr=0.5))
-        self.assertGreater(result.accuracy, 0.8)
-        self.assertTrue(result.dataset().mapped)
-        (place / "ours" / "node_train.npy").unlink()
-        self.assertRaises(RunDirectoryError, result.dataset)
-
+class LocalTests(SynchronousTestCase):
     @pytest.mark.slow
-    def test_local(self) -> None:
-        """Each server trains on arrays of its own, of the same number of classes."""
-        places = [folder(self) for _ in range(3)]
-        for number, place in enumerate(places):
+    def test_each_place_has_its_own(self) -> None:
+        """A server trains on arrays of its own, of as many classes as the trainer's."""
+        here, there = folder(self), folder(self)
+        for number, place in enumerate((here, there)):
             write_npy(place, made(60, seed=number))
-        hosts = [servers(self, 1, "--data-root", str(place))[0] for place in places[:2]]
-        options = ("--dataset", "arrays:name=ours,classes=3", "--model", "logreg", "--partition",
-                   "local", "--num-honest", "2", "--num-byz", "0", "--f", "0", "--batch-size", "8",
-                   "--aggregator", "mean", "--rounds", "5", "--remote-hosts", ",".join(hosts),
-                   "--data-root", str(places[2]))  # fmt: skip
-        found = train(self, *options)
+        found = train(
+            self, "--dataset", "arrays:name=ours,classes=3", "--model", "logreg", "--partition",
+            "local", "--num-honest", "2", "--num-byz", "0", "--f", "0", "--aggregator", "mean",
+            "--batch-size", "8", "--rounds", "3", "--data-root", str(here), "--remote-hosts",
+            *servers(self, 1, "--data-root", str(there)),
+        )  # fmt: skip
         self.assertEqual(found.code, 0, found.output)
+        self.assertEqual(found.config["data_digest"], arrays(root=here, name="ours").digest())

@@ -1,4 +1,4 @@
-"""Which examples a node's batch has: by draws, or by epochs of its shard."""
+"""A node's batches, by draws or by epochs of its shard."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class EpochsTests(SynchronousTestCase):
         self.assertEqual({tuple(sorted(batch)) for batch in found}, {tuple(range(30))})
 
     def test_others_are_left_out(self) -> None:
-        """Which examples an epoch drops is a matter of its order."""
+        """An epoch drops other examples than the one before."""
         spec = evolve(SPEC, batches="epochs")
         dropped = [set(range(15)) - set(batches(spec, 15, range(i, i + 1))[0]) for i in range(4)]
         self.assertGreater(len(set(map(frozenset, dropped))), 1)

@@ -19,6 +19,7 @@ from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.tasks import Classification, Metric
 from byzpy_tw.testing.properties import dataset_tests
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.building import activation_bytes_per_example, check_model
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.gradients import MicroBatches, OrderedSum
@@ -230,8 +231,8 @@ class TrainingTests(SynchronousTestCase):
     def gradient(self, micro: int, flip: bool = False) -> Any:
         model, spec = built(), evolve(SPEC, micro_batch_size=micro)
         work = MicroBatches(
-            lambda: model, list(model.parameters()), self.data, spec, CPU, "the model", self.task,
-            torch.arange(N).numpy(), 0, 0, flip,
+            lambda: model, list(model.parameters()), self.data, spec, BatchOrder(spec), CPU,
+            "the model", self.task, torch.arange(N).numpy(), 0, 0, flip,
         )  # fmt: skip
         total = OrderedSum(work.parts)
         return [total.add(part, work.run(part)) for part in range(work.parts)][-1], work

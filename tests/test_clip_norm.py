@@ -77,7 +77,7 @@ class GradientTests(SynchronousTestCase):
     def test_any_values(self, values: list[float], most: float) -> None:
         """At most the norm, up to the rounding of float32; the loss is left alone."""
         pieces = tuple(torch.tensor([value]) for value in values)
-        found = Gradient(pieces, 1.5).clipped(most)
+        found = Gradient(pieces, 1.5).scale_down(most)
         self.assertLessEqual(norm_of(found.vector), max(most, 1e-30) * (1 + 1e-6))
         self.assertEqual((found.loss, found.vector.dtype), (1.5, torch.float32))
 
@@ -85,7 +85,7 @@ class GradientTests(SynchronousTestCase):
         """It is left as it is: the trainer refuses it, and tells why."""
         for value in (math.nan, math.inf):
             gradient = Gradient((torch.tensor([value, 1.0]),), 0.0)
-            self.assertIs(gradient.clipped(1.0), gradient)
+            self.assertIs(gradient.scale_down(1.0), gradient)
 
     def test_a_failure(self) -> None:
         """Another node's failure is told as it is, and so is one of clipping itself."""
@@ -98,7 +98,7 @@ class GradientTests(SynchronousTestCase):
         def full(*_: Any) -> None:
             raise MemoryError("full")
 
-        self.patch(Gradient, "clipped", full)
+        self.patch(Gradient, "scale_down", full)
         self.assertIsInstance(gradients(host, 0)[0], MemoryError)
 
     def test_an_attacks_own(self) -> None:

@@ -427,5 +427,15 @@ class NamesTests(SynchronousTestCase):
         """The catalogue's names, each once."""
         names = [name for name, _, _ in BUILTIN]
         self.assertEqual(
-            names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic", "arrays"]
+            names,
+            [
+                "mnist",
+                "fashion-mnist",
+                "cifar10",
+                "mnist5k",
+                "synthetic",
+                "text",
+                "arrays",
+                "images",
+            ],  # fmt: skip
         )

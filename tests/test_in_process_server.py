@@ -24,7 +24,9 @@ class InProcessTests(SynchronousTestCase):
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
         built = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
-        prepared: Any = SimpleNamespace(dataset=built.dataset, trial_outcome=built.trial_outcome)
+        prepared: Any = SimpleNamespace(
+            dataset=built.dataset, trial_outcome=built.trial_outcome, data_root=None
+        )
         host = InProcessServer(ClockReactor(), pool, 1, registry(), prepared)
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))

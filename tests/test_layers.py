@@ -30,6 +30,7 @@ ORDER = (
     ("preaggregators", "attacks", "datasets", "models", "partitions", "optimizers"),
     ("tasks",),
     ("plugins",),
+    ("given",),
     ("workers",),
     ("config",),
     ("algorithms",),

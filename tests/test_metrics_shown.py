@@ -457,6 +457,7 @@ class PlacesTests(SynchronousTestCase):
     NAMES = {
         "tasks/metric.py": "the metric itself",
         "tasks/classification.py": "the task that has it",
+        "tasks/next_token.py": "a metric of its own, of tokens",
         "records/schema.py": "entries of a release's records",
         "records/metrics.py": "records of earlier versions",
         "records/summary.py": "entries of a release's results",

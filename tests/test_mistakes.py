@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
@@ -112,6 +113,8 @@ TYPED: tuple[Row, ...] = (
     ("--in-process --attack empire:skale=2", 2, ("BAD_PARAMETER", "did you mean 'scale'?")),
     ("--in-process --dataset nmist", 2, ("UNKNOWN_NAME", "did you mean 'mnist'?")),
     ("--in-process --dataset mnist5k:n=4", 2, ("BAD_PARAMETER", "'n'")),
+    ("--in-process --dataset arrays", 2, ("BAD_PARAMETER", "write arrays:name=VALUE")),
+    ("--in-process --dataset arrays:name=../ours", 2, ("BAD_PARAMETER", "not key=value")),
     ("--in-process --model big-cnn", 2, ("UNKNOWN_NAME", "small-cnn")),
     ("--in-process --partition strides", 2, ("UNKNOWN_NAME", "did you mean 'stride'?")),
     # files of options
@@ -211,6 +214,9 @@ def written(case: Any) -> Path:
         directory.write_config({"config": config, "run": "r"})
     used.append_round({"round": 0})
     used.close()
+    x, y = np.zeros((40, 9), np.float32), np.arange(40) % 3
+    x[7, 1] = np.nan
+    np.savez(here / "ours.npz", x_train=x, y_train=y, x_test=x, y_test=y, node_train=y // 2)
     (here / "damaged").mkdir()
     (here / "damaged" / "config.json").write_text("{")
     return here
@@ -305,6 +311,7 @@ class Extra:
 
 
 SMALL = "--dataset synthetic:n=200,classes=4,features=9 --model logreg --batch-size 8"
+OURS = f"--in-process {SMALL} --dataset arrays:name=ours --data-root {{here}}"
 
 # Told by a run that has begun to prepare, or by a server.
 BEGUN: tuple[Row, ...] = (
@@ -331,6 +338,19 @@ BEGUN: tuple[Row, ...] = (
      ("DATASET_UNAVAILABLE", "--dataset mnist5k", "train-images-idx3-ubyte", "--data-root")),
     (f"--in-process {SMALL} --dataset fashion-mnist --data-root {{here}}/empty", 1,
      ("DATASET_UNAVAILABLE", "download failed", "--dataset mnist5k", "--data-root")),
+    # one's own data
+    (f"--in-process {SMALL} --dataset arrays:name=nothing --data-root {{here}}", 1,
+     ("DATASET_UNAVAILABLE", "{here} has neither nothing.npz nor nothing.safetensors nor")),
+    (f"--in-process {SMALL} --dataset arrays:name=ours,classes=2 --data-root {{here}}", 1,
+     ("UNSUITABLE_DATA", "{here}/ours.npz: ", "run from 0 to 2, expected 0 to 1 (classes=2)")),
+    (f"{OURS} --partition given", 1,
+     ("UNSUITABLE_DATA", "of 2 participants", "3 honest nodes: use --num-honest 2")),
+    (f"{OURS} --aggregator median --strict", 1,
+     ("UNSUITABLE_DATA", "data of 'ours' holds NaN or infinity in 1 of 40", "example 7")),
+    (f"--in-process {SMALL} --partition given", 1,
+     ("UNSUITABLE_DATA", "data 'synthetic' names none: add an array node_train")),
+    (f"--in-process {SMALL} --dataset images:name=views --data-root {{here}}", 1,
+     ("DATASET_UNAVAILABLE", "{here}/views/train is not there: expected {here}/views/train/C")),
 )  # fmt: skip
 
 

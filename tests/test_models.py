@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -20,21 +22,28 @@ COUNTS = {
     "cnn-cifar": 712_854,
     "resnet18": 11_173_962,
     "resnet20": 269_722,
+    "vit": 810_890,
+    "gpt-nano": 834_304,
+    "torchvision": 23_528_522,
 }
 COLOUR = {"classes": 10, "shape": (3, 32, 32)}
+NEEDED = {"torchvision": {"arch": "resnet50", "shape": (3, 32, 32)}}  # parameters without a default
+IMAGES = [(name, factory) for name, factory, _ in BUILTIN if name != "gpt-nano"]
 
 
 class CatalogueTests(SynchronousTestCase):
     def test_counts(self) -> None:
         """Each model has exactly as many parameters as the catalogue says."""
-        self.assertEqual({name: count(factory, {}) for name, factory, _ in BUILTIN}, COUNTS)
+        counts = {name: count(factory, NEEDED.get(name, {})) for name, factory, _ in BUILTIN}
+        self.assertEqual(counts, COUNTS)
 
     def test_classes_and_shape(self) -> None:
         """Each model fits the data it is given."""
         x = torch.zeros(2, 3, 32, 32)
-        for name, factory, _ in BUILTIN:
+        for name, factory in IMAGES:
             with self.subTest(name):
-                model = build(factory, {"classes": 7, "shape": (3, 32, 32)}, seed=1)
+                given = {**NEEDED.get(name, {}), "classes": 7, "shape": (3, 32, 32)}
+                model = build(factory, given, seed=1)
                 self.assertEqual(model(x).shape, (2, 7))
 
     def test_norms(self) -> None:
@@ -78,11 +87,12 @@ class CatalogueTests(SynchronousTestCase):
 
     def test_data_that_does_not_fit(self) -> None:
         """A model for images says what it needs."""
-        for name, factory, _ in BUILTIN:
+        for name, factory in IMAGES:
             if name in ("logreg", "mlp"):
                 continue
             for shape in ((10,), (1, 2, 2)):
-                error = self.assertRaises(UnsuitableModel, factory, shape=shape)
+                given = {**NEEDED.get(name, {}), "shape": shape}
+                error = self.assertRaises(UnsuitableModel, factory, **given)
                 self.assertIn(str(shape), str(error))
 
     def test_hidden(self) -> None:
@@ -90,6 +100,38 @@ class CatalogueTests(SynchronousTestCase):
         self.assertEqual(count(models.mlp, {"hidden": 1}), 785 + 20)
         self.assertRaises(BadParameter, models.mlp, hidden=0)
         self.assertRaises(BadParameter, models.mlp, hidden=2.5)
+
+    def test_sequences(self) -> None:
+        """A causal transformer sees tokens up to each place, and no further."""
+        model = build(models.gpt_nano, {"classes": 11, "shape": (6,), "dropout": 0.1}, seed=1)
+        tokens = torch.arange(12).reshape(2, 6) % 11
+        with models.randomness(1):
+            first = model(tokens)
+        self.assertEqual((first.shape, first.dtype), ((2, 6, 11), torch.float32))
+        model.eval()
+        changed = tokens.clone()
+        changed[:, 4] = 10
+        one, other = model(tokens), model(changed)
+        self.assertTrue(torch.equal(one[:, :4], other[:, :4]))
+        self.assertFalse(torch.equal(one[:, 4:], other[:, 4:]))
+        self.assertTrue(model(tokens[:, :3]).isfinite().all())
+        self.assertIs(model.head.weight, model.tokens.weight)
+        for factory in (models.gpt_nano, models.vit):
+            self.assertRaises(BadParameter, factory, width=10, heads=3)
+            self.assertRaises(BadParameter, factory, depth=0)
+        error = self.assertRaises(UnsuitableModel, models.gpt_nano, shape=(3, 32, 32))
+        self.assertIn("sequences of tokens", str(error))
+        error = self.assertRaises(UnsuitableModel, models.vit, patch=5)
+        self.assertIn("no whole number of patches of 5 x 5", str(error))
+
+    def test_attention(self) -> None:
+        """It is torch's, but for rounding."""
+        model = build(models.gpt_nano, {"shape": (6,)}, seed=1)
+        layer, x = model.blocks[0].attention, torch.randn(2, 6, 128)
+        q, k, v = layer.qkv(x).view(2, 6, 3, 4, 32).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        expected = layer.out(mixed.transpose(1, 2).reshape(2, 6, 128))
+        torch.testing.assert_close(layer(x), expected)
 
     def test_counting_takes_no_memory(self) -> None:
         """A model far larger than memory can be counted."""
@@ -166,6 +208,69 @@ class BuildTests(SynchronousTestCase):
         """Layers that draw from the global generator are refused."""
         self.refused(lambda: nn.Sequential(nn.Linear(2, 2), nn.AlphaDropout()), "AlphaDropout")
         self.refused(lambda: nn.LSTM(2, 2, num_layers=2, dropout=0.5), "LSTM")
+
+
+class TorchvisionTests(SynchronousTestCase):
+    """Architectures of torchvision by name."""
+
+    def make(self, arch: str, size: int = 32, **more: Any) -> nn.Module:
+        given = {"arch": arch, "shape": (3, size, size), "classes": 5, **more}
+        return build(models.torchvision_model, given, seed=1)
+
+    def test_they_train(self) -> None:
+        """Also with stochastic depth, dropout and BatchNorm: the same gradient each time."""
+        model = self.make("efficientnet_b0")
+        leaves = [leaf for _, leaf in models.trained_parameters(model)]
+        before, gradients = torch.random.get_rng_state(), []
+        for _ in range(2):
+            with models.randomness(3):
+                out = model(torch.ones(2, 3, 32, 32))
+            self.assertEqual(out.shape, (2, 5))
+            gradients.append(torch.autograd.grad(out.square().sum(), leaves))
+        self.assertTrue(torch.equal(before, torch.random.get_rng_state()))
+        self.assertTrue(all(map(torch.equal, *gradients)))
+
+    def test_sizes(self) -> None:
+        """An architecture of one size is made for the data's; second outputs are left out."""
+        for arch, size, d in (
+            ("vit-b-32", 64, 87_424_517), ("Inception_v3", 96, 21_795_813),
+            ("googlenet", 32, 5_605_029),
+        ):  # fmt: skip
+            given = {"arch": arch, "shape": (3, size, size), "classes": 5}
+            self.assertEqual(count(models.torchvision_model, given), d)
+
+    def test_stochastic_depth(self) -> None:
+        """It drops whole examples, from the run's streams."""
+        from torchvision.ops import StochasticDepth
+
+        model = build(
+            lambda: nn.Sequential(nn.Linear(3, 3), StochasticDepth(0.5, "row")), {}, seed=1
+        )
+        self.assertIsInstance(model[1], models.StreamDropout)
+        with models.randomness(1):
+            y = model[1](torch.ones(64, 3, 2))
+        self.assertEqual(sorted(y.flatten(1).sum(1).unique().tolist()), [0.0, 12.0])
+
+    def test_a_head(self) -> None:
+        """Only its last layer is trained; statistics of the others are constants."""
+        model = self.make("resnet18", trained="head")
+        trained = [name for name, _ in models.trained_parameters(model)]
+        self.assertEqual(trained, ["fc.weight", "fc.bias"])
+        self.assertFalse(models.needs_statistics(model))
+        self.assertIn("bn1.running_var", models.frozen_values(model))
+        error = self.assertRaises(BadParameter, self.make, "squeezenet1_1", trained="head")
+        self.assertIn("does not end in a linear layer", str(error))
+
+    def test_mistakes(self) -> None:
+        """A misspelling, and images that are too small: with the nearest name or size."""
+        for arch, size, words in (
+            ("resnet5o", 32, "did you mean 'resnet50'?"), ("cat", 32, "known: alexnet"),
+            ("inception_v3", 32, "with images of 32 x 32; images of 96 x 96 would do"),
+            ("maxvit_t", 32, "images of 224 x 224 would do"),
+        ):  # fmt: skip
+            error = self.assertRaises((BadParameter, UnsuitableModel), self.make, arch, size)
+            self.assertIn(words, str(error))
+            self.assertNotIn("\n", str(error))
 
 
 class FlatParametersTests(SynchronousTestCase):
@@ -251,7 +356,7 @@ class DropoutTests(SynchronousTestCase):
 
     def test_keeps_the_mean(self) -> None:
         """The kept values are scaled up by the dropped share; channels drop whole."""
-        layer = models.StreamDropout(0.25, channels=True)
+        layer = models.StreamDropout(0.25, axes=2)
         with models.randomness(1):
             y = layer(torch.ones(200, 50, 4))
         self.assertTrue(torch.equal(y, y[:, :, :1].expand_as(y)))
@@ -266,4 +371,4 @@ class DropoutTests(SynchronousTestCase):
             seed=0,
         )
         self.assertIsInstance(model[1][0], models.StreamDropout)
-        self.assertTrue(model[1][0].channels)
+        self.assertEqual(model[1][0].axes, 2)

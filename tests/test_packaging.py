@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The samples, each with what it needs besides this package.
 NEEDS = {
     "byzpy-tw-fang": [],
+    "byzpy-tw-lora": ["transformers", "peft"],
     "byzpy-tw-spirals": [],
     "byzpy-tw-tensorboard": ["tensorboard"],
     "byzpy-tw-winsorized": [],
@@ -317,6 +318,7 @@ class WheelTests(SynchronousTestCase):
                 ("aggregator", "winsorized-mean", "byzpy-tw-winsorized"),
                 ("attack", "fang-trim", "byzpy-tw-fang"),
                 ("dataset", "spirals", "byzpy-tw-spirals"),
+                ("model", "lora", "byzpy-tw-lora"),
             },
         )
 

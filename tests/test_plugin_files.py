@@ -385,6 +385,6 @@ class RecordedRunTests(SynchronousTestCase):
         self.assertIn("was begun with --plugin mine.py", wrong.getvalue())
         self.assertEqual(wrong.getvalue().count("byzpy_tw: error"), 1)
         result = Result.read(self.run_dir)
-        self.assertRaises(RunDirectoryError, result._registry)
+        self.assertRaises(RunDirectoryError, result.registry)
         result = Result.read(self.run_dir, plugin=str(self.path))
-        self.assertEqual(result._registry().entry("model", "net").name, "net")
+        self.assertEqual(result.registry().entry("model", "net").name, "net")

@@ -21,7 +21,7 @@ from byzpy_tw.vectors import norm_of
 from byzpy_tw.workers import precision
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Gradient
-from byzpy_tw.workers.precision import multiplication, widened
+from byzpy_tw.workers.precision import multiplication, to_float32
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from byzpy_tw.workers.trial_digests import TrialDigests
 
@@ -92,7 +92,7 @@ class WidenedTests(SynchronousTestCase):
                 self.__dict__[name] = value
 
         given = Output(scores=[narrow, whole], more=Pair(narrow, "text"))
-        found: Any = widened(given)
+        found: Any = to_float32(given)
         self.assertIs(type(found), Output)
         self.assertIs(found.scores, found["scores"])
         self.assertEqual(found["scores"][0].dtype, torch.float32)
@@ -101,9 +101,9 @@ class WidenedTests(SynchronousTestCase):
         self.assertEqual(found["more"].a.dtype, torch.float32)
         self.assertIs(given["scores"][0], narrow)
         needs = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
-        self.assertTrue(widened((needs,))[0].requires_grad)
+        self.assertTrue(to_float32((needs,))[0].requires_grad)
         double = torch.ones(2, dtype=torch.float64)
-        self.assertIs(widened(double), double)
+        self.assertIs(to_float32(double), double)
 
 
 class Tf32Tests(SynchronousTestCase):

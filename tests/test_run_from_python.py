@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import byzpy_tw
 from byzpy_tw import Result, RunConfig
 from byzpy_tw.algorithms.state import State
-from byzpy_tw.api import _child_error, _result
+from byzpy_tw.api import _result
 from byzpy_tw.errors import (
     BudgetExceeded,
     ConfigError,
@@ -29,6 +29,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.trainer.child_process import child_error
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
 from tests.support import folder, start_training
@@ -208,15 +209,15 @@ class EndTests(SynchronousTestCase):
     def test_its_error(self) -> None:
         """The error that it reported, by its code; the way it ended where it reported none."""
         reported = '["BUDGET_EXCEEDED", "2 of 4"]'
-        error = _child_error(3, ["round 1", "to go on: ..."], reported)
+        error = child_error(3, ["round 1", "to go on: ..."], reported)
         self.assertIsInstance(error, BudgetExceeded)
         self.assertEqual(str(error), "2 of 4")
-        self.assertIsNone(_child_error(0, [], reported))
+        self.assertIsNone(child_error(0, [], reported))
         for code, name in ((-9, "SIGKILL"), (143, "SIGTERM"), (-11, "SIGSEGV")):
-            error = _child_error(code, ["round 1"], reported)
+            error = child_error(code, ["round 1"], reported)
             self.assertIsInstance(error, RunFailed)
             self.assertIn(f"stopped by {name}", str(error))
-        bug = _child_error(1, ["Traceback (most recent call last):", "KeyError: 3"], "")
+        bug = child_error(1, ["Traceback (most recent call last):", "KeyError: 3"], "")
         assert bug is not None
         self.assertIn("exit code 1; its last line: KeyError: 3", str(bug))
         self.assertIn("Traceback", bug.__notes__[0])

@@ -167,7 +167,8 @@ class MistakeTests(SynchronousTestCase):
         one, two = (host_of(task=t).trial_outcome.trial for t in ("mse", "mse:scale=2"))
         found = one.differences(two, exact=True, local=True)
         self.assertEqual(
-            found, ["the number of classes, the shape of an example or target, or the task"]
+            found,
+            ["the number or names of classes, the shape of an example or target, or the task"],
         )
         digits = host_of(dataset="synthetic:n=100").trial_outcome
         self.assertEqual(digits.task, Classification(10))

@@ -32,6 +32,8 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
+from byzpy_tw.records.first_values import use_first_values
+from byzpy_tw.records.folder import RecordedRun
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.vectors import round_to_dtype
@@ -125,10 +127,11 @@ def _put(ready: SimpleQueue, group: Sequence[int], answers: list[Answer]) -> Non
 
 def prepare_replay(
     config: RunConfig, registry: Registry, data_root: Path, pool: Executor, most_jobs: int = 4,
-    device: Device = CPU,
+    device: Device = CPU, recorded: RecordedRun | None = None,
 ) -> RoundReplay:  # fmt: skip
     """Read the data, and make the nodes, on `device`, and the rules of `config`.
 
+    A run that is `recorded` begins with the values that it has on record, if any.
     Raises the errors of names, parameters and data.
     """
     spec = config.spec()
@@ -138,7 +141,10 @@ def prepare_replay(
     ):
         host.spawn(node)
     rules = resolve_rules(config, registry)
-    model = make_model(spec, registry, host.dataset).to(rules.aggregation.device.place)
+    model = make_model(spec, registry, host.dataset, root=data_root)
+    folder = None if recorded is None else recorded.path
+    use_first_values(config, model, folder, {} if recorded is None else recorded.description)
+    model = model.to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
     outcome = host.trial_outcome
     sample = StatisticsSample.of(model, spec, host.dataset)

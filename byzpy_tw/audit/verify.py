@@ -178,8 +178,9 @@ class Verification:
         """Read the data, make the model and the nodes, and compare them with config.json."""
         root, jobs = Path(self._config.data_root), self.threads + 2
         replay = self.pool.submit(  # where torch computes on one thread
-            prepare_replay, self._config, self.registry, root, self.pool, jobs, self._node_device()
-        ).result()
+            prepare_replay, self._config, self.registry, root, self.pool, jobs,
+            self._node_device(), self.recorded,
+        ).result()  # fmt: skip
         self._recomputer = RoundRecomputer(replay, self.pool, self.threads)
         if not self.nodes:
             self._check_local_data(replay.host.dataset.digest())

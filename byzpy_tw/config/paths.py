@@ -42,6 +42,7 @@ def resolve_paths(config: RunConfig) -> RunConfig:
         data_root=str(absolute(config.data_root)),
         keys=None if config.keys is None else str(absolute(config.keys)),
         plugin=tuple(str(absolute(file)) for file in config.plugin),
+        save_model=None if config.save_model is None else str(absolute(config.save_model)),
         run_dir=None if config.run_dir is None else str(expand_home(config.run_dir)),
     )
 

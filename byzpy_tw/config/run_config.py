@@ -135,6 +135,10 @@ class RunConfig:
     model: str = _training(
         "small-cnn", "the model: NAME[:key=value,...]", rule, metavar="NAME", node_field="model"
     )
+    init: str | None = _training(
+        None, "a .safetensors file with the first values of the trained parameters, by name",
+        metavar="FILE", added=True,
+    )  # fmt: skip
 
     dataset: str = _data(
         "mnist", "the data: NAME[:key=value,...]; mnist5k needs no download",
@@ -245,6 +249,9 @@ class RunConfig:
     )  # fmt: skip
     run_dir: str | None = _running(
         None, "where the run's records go (default: runs/DATE-TIME-...)", metavar="DIR"
+    )
+    save_model: str | None = _running(
+        None, "write the trained model to this .safetensors file at the end", metavar="FILE"
     )
     keys: str | None = _running(
         None,

@@ -40,7 +40,9 @@ class Limits:
     micro_batch: int = 4_096  # examples computed on at once by one thread
     connections: int = _count(256, "Connections at once; a run takes two.", key="max-connections")
     unauthenticated: int = 16  # further connections without a certificate, or to be turned away
-    data_mib: int = _count(8192, "All runs' datasets together, in MiB.", key="max-data-mib")
+    data_mib: int = _count(
+        8192, "All runs' datasets in memory together, in MiB.", key="max-data-mib"
+    )
     pieces: int = 2**24  # of data that a partition may deal out one by one
     working_mib: int = _count(
         4096, "Memory that one thread keeps of a micro-batch, in MiB.", key="max-working-mib"

@@ -75,7 +75,7 @@ def open_arrays(root: Path, name: str) -> ArrayFiles:
     if not there:
         raise DatasetUnavailable(
             f"{root} has neither {name}.npz nor {name}.safetensors nor a folder {name}/ of .npy "
-            f"files{_others(root)}: put one there, or point --data-root to a folder that has one"
+            "files: put one there, or point --data-root to a folder that has one"
         )
     if len(there) > 1:
         found = " and ".join(path.name for path in there)
@@ -84,15 +84,6 @@ def open_arrays(root: Path, name: str) -> ArrayFiles:
         return kinds[there[0].name](there[0])
     except FileFault as fault:
         raise DatasetUnavailable(f"{there[0]} {fault}") from fault
-
-
-def _others(root: Path) -> str:
-    """Return a remark on the names of other arrays in `root`."""
-    try:
-        found = sorted(p.stem for p in root.iterdir() if p.suffix in (".npz", ".safetensors"))
-    except OSError:
-        return ""
-    return f" (it has {', '.join(found[:5])}{', ...' * (len(found) > 5)})" if found else ""
 
 
 # -- .npz
@@ -113,7 +104,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             what = describe_content(head) if head[:2] != b"PK" else "a zip archive cut short"
             size = os.fstat(file.fileno()).st_size
             raise FileFault(f"is {what or 'damaged'}, {size} bytes in all, expected an .npz file")
-        with zipfile.ZipFile(file) as archive:
+        try:
+            archive = zipfile.ZipFile(file)
+        except Exception as e:  # parsers of zip archives raise anything
+            raise FileFault(f"is damaged: {one_line(e)}") from e
+        with archive:
             yield archive
 
 
@@ -130,7 +125,7 @@ def _read_member(path: Path, member: str) -> Tensor:
         raise FileFault(
             "does not fit in memory: save it as a folder of .npy files, which are mapped"
         ) from e
-    except Exception as e:  # parsers of zip archives raise anything
+    except Exception as e:
         raise FileFault(f"is damaged: {one_line(e)}") from e
 
 

@@ -69,9 +69,9 @@ class Dataset:
     nothing can be evaluated.
 
     ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
-    partition `given`.  ``mapped`` says that the tensors are files mapped into memory, of which a
-    system keeps what it has room for.  ``augment`` changes training examples at random: an
-    `Augmentation`, or the name of one.  Raises `UnsuitableData` for unfit data.
+    partition `given`.  ``class_names`` may tell what each class is called: places that train on
+    data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
+    memory, of which a system keeps what it has room for.  Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Dataset:
     std: tuple[float, ...] = (1.0,)
     task: str | None = None
     nodes: Tensor | None = field(default=None, kw_only=True, repr=False)
+    class_names: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     mapped: bool = field(default=False, kw_only=True)
     augment: Augmentation | None = field(
         default=None, kw_only=True, repr=False, converter=find_augmentation
@@ -123,6 +124,8 @@ class Dataset:
             raise self._unsuitable(f"classes is {given!r}, expected a whole number") from None
         if classes < 1:
             raise self._unsuitable(f"classes is {classes}, expected at least 1")
+        if self.class_names and len(self.class_names) != classes:
+            raise self._unsuitable(f"{len(self.class_names)} names of {classes} classes")
         object.__setattr__(self, "classes", classes)
         for what, split in self._splits:
             for name, y in named(split.y):

@@ -7,7 +7,7 @@ parameters ``classes`` and ``shape`` are filled from the dataset.
 from byzpy_tw.models.building import build, check, count, flat_parameters, make_on_meta
 from byzpy_tw.models.builtin import cnn_cifar, cnn_mnist, logreg, mlp, small_cnn
 from byzpy_tw.models.dropout import StreamDropout, randomness
-from byzpy_tw.models.residual import resnet18, resnet20
+from byzpy_tw.models.resnet import resnet18, resnet20
 from byzpy_tw.models.statistics import (
     Sums,
     layers_with_statistics,
@@ -16,12 +16,16 @@ from byzpy_tw.models.statistics import (
     statistics_of,
     write_statistics,
 )
+from byzpy_tw.models.torchvision_models import torchvision_model
 from byzpy_tw.models.trained import (
     constant_buffers,
     digest_of_values,
+    digests_of_constants,
     frozen_values,
     trained_parameters,
 )
+from byzpy_tw.models.transformers import gpt_nano, vit
+from byzpy_tw.models.value_files import load_values, read_first_values, write_values
 
 __all__ = [
     "BUILTIN",
@@ -34,21 +38,28 @@ __all__ = [
     "constant_buffers",
     "count",
     "digest_of_values",
+    "digests_of_constants",
     "flat_parameters",
     "frozen_values",
+    "gpt_nano",
     "layers_with_statistics",
+    "load_values",
     "logreg",
     "make_on_meta",
     "mlp",
     "needs_statistics",
     "randomness",
+    "read_first_values",
     "recording",
     "resnet18",
     "resnet20",
     "small_cnn",
     "statistics_of",
+    "torchvision_model",
     "trained_parameters",
+    "vit",
     "write_statistics",
+    "write_values",
 ]
 
 # name, factory, aliases
@@ -60,4 +71,7 @@ BUILTIN = (
     ("cnn-cifar", cnn_cifar, ()),
     ("resnet18", resnet18, ()),
     ("resnet20", resnet20, ()),
+    ("vit", vit, ()),
+    ("gpt-nano", gpt_nano, ()),
+    ("torchvision", torchvision_model, ()),
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
+from typing import Any
 
 import torch
 from attrs import define
@@ -49,11 +50,11 @@ def randomness(seed: int | Callable[[], int]) -> Iterator[None]:
 
 
 class StreamDropout(nn.Module):
-    """Zeroes elements (or, with `channels`, whole channels) with probability `p`."""
+    """Zeroes with probability `p`: elements, or each place of the first `axes` as a whole."""
 
-    def __init__(self, p: float, *, channels: bool) -> None:
+    def __init__(self, p: float, *, axes: int | None = None) -> None:
         super().__init__()
-        self.p, self.channels = p, channels
+        self.p, self.axes = p, axes
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x`, thinned while training; `NeedsContext` outside of `randomness`."""
@@ -62,14 +63,16 @@ class StreamDropout(nn.Module):
         stream = _current.get()
         if stream is None:
             raise NeedsContext("a model with dropout is trained inside of models.randomness(seed)")
-        shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if self.channels else x.shape
+        axes = x.ndim if self.axes is None else self.axes
+        shape = (*x.shape[:axes], *[1] * (x.ndim - axes))
         # Drawn on the CPU, so that every device drops the same.
         kept = torch.rand(shape, generator=stream.generator) >= self.p
         return x * kept.to(x) / max(1 - self.p, torch.finfo(torch.float32).tiny)
 
 
-# True for a layer that drops whole channels.
-_LAYERS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}
+# The axes of `StreamDropout` for each layer; two for those that drop whole channels.
+_LAYERS = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
+_DEPTHS = {"row": 1, "batch": 0}  # of torchvision's StochasticDepth, by its mode
 
 
 def check_dropout(model: nn.Module) -> None:
@@ -88,9 +91,18 @@ def check_dropout(model: nn.Module) -> None:
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Replace each dropout layer of `model` by `StreamDropout`."""
+    """Replace each dropout layer of `model`, and each StochasticDepth, by `StreamDropout`."""
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, _DropoutNd) and type(layer) in _LAYERS:
-                streamed = StreamDropout(layer.p, channels=_LAYERS[type(layer)])
+            streamed = _streamed(layer)
+            if streamed is not None:
                 setattr(parent, name, streamed.train(layer.training))
+
+
+def _streamed(layer: Any) -> StreamDropout | None:
+    if isinstance(layer, _DropoutNd) and type(layer) in _LAYERS:
+        return StreamDropout(layer.p, axes=_LAYERS[type(layer)])
+    kind = type(layer)  # torchvision takes seconds to import
+    if (kind.__module__, kind.__name__) == ("torchvision.ops.stochastic_depth", "StochasticDepth"):
+        return StreamDropout(layer.p, axes=_DEPTHS[layer.mode])
+    return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -15,11 +17,15 @@ from twisted.internet.protocol import Factory
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
+    ILogFilterPredicate,
+    ILogObserver,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     formatEventAsClassicLogText,
     globalLogBeginner,
+    globalLogPublisher,
 )
 from twisted.python.failure import Failure
 
@@ -96,8 +102,38 @@ def log_to(file: IO[str], level: Any) -> None:
     """Send events of a `LogLevel` and above to `file`."""
     # Its lines are the events of the run; Twisted's own are of each connection.
     Factory.noisy = False
-    observer = FilteringLogObserver(FileLogObserver(file, _text), [LogLevelFilterPredicate(level)])
+    observer = _observer(file, level)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+
+
+def _observer(file: IO[str], level: Any) -> ILogObserver:
+    return FilteringLogObserver(FileLogObserver(file, _text), [LogLevelFilterPredicate(level)])
+
+
+@contextmanager
+def logging_beside(folder: Path) -> Iterator[None]:
+    """Send the log to trainer.log in `folder` meanwhile, beside what the process does with it.
+
+    A process that does nothing with it would keep all events, and through them whole runs: it is
+    given an end, that prints critical ones as before, but for those of this package.
+    """
+    if getattr(globalLogBeginner, "_temporaryObserver", None) is not None:
+        screen = FilteringLogObserver(
+            _observer(sys.stderr, LogLevel.critical), [cast(ILogFilterPredicate, _not_ours)]
+        )
+        globalLogBeginner.beginLoggingTo([screen], redirectStandardIO=False, discardBuffer=True)
+    with open(folder / "trainer.log", "a", encoding="utf-8", errors="backslashreplace") as file:
+        observer = _observer(file, LogLevel.info)
+        globalLogPublisher.addObserver(observer)
+        try:
+            yield
+        finally:
+            globalLogPublisher.removeObserver(observer)
+
+
+def _not_ours(event: LogEvent) -> Any:
+    package = str(event.get("log_namespace")).split(".")[0]
+    return PredicateResult.no if package == "byzpy_tw" else PredicateResult.maybe
 
 
 def _text(event: LogEvent) -> str | None:

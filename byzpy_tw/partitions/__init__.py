@@ -7,17 +7,27 @@ attribute ``by_node = True`` gets the participant of each example in their place
 """
 
 from byzpy_tw.partitions.builtin import (
+    ByParticipant,
     Dirichlet,
     Extreme,
     Gamma,
-    Given,
     Iid,
     Local,
     Shards,
     Stride,
 )
 
-__all__ = ["BUILTIN", "Dirichlet", "Extreme", "Gamma", "Given", "Iid", "Local", "Shards", "Stride"]
+__all__ = [
+    "BUILTIN",
+    "ByParticipant",
+    "Dirichlet",
+    "Extreme",
+    "Gamma",
+    "Iid",
+    "Local",
+    "Shards",
+    "Stride",
+]
 
 # name, factory, aliases
 BUILTIN = (
@@ -28,5 +38,5 @@ BUILTIN = (
     ("dirichlet", Dirichlet, ()),
     ("shards", Shards, ()),
     ("local", Local, ()),
-    ("given", Given, ()),
+    ("given", ByParticipant, ()),
 )

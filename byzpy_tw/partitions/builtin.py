@@ -78,7 +78,7 @@ class Local:
 
 
 @frozen(kw_only=True)
-class Given:
+class ByParticipant:
     """Node i has the examples of the i-th participant that the data names, by number.
 
     ``by_node`` tells the run to hand the participant of each example in the place of targets.

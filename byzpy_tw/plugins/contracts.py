@@ -169,6 +169,10 @@ class PluginPartition:
     def local(self) -> bool:
         return getattr(self.made, "local", False)
 
+    @property
+    def by_node(self) -> bool:
+        return getattr(self.made, "by_node", False)
+
     def __call__(self, labels: Any, shards: int, stream: np.random.Generator) -> list[np.ndarray]:
         # A copy: writes to it must reach no other shard, node or run.
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)

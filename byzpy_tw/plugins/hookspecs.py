@@ -138,11 +138,12 @@ def register_models() -> Iterable[Registration]:
     """Offer models.
 
     The factory returns a `torch.nn.Module` that maps a batch of inputs to what the task asks
-    for, such as logits.  Several inputs are keywords of its ``forward``.  Parameters called
-    ``classes`` (int, the number of outputs: of classes, or else of numbers in one target) and
-    ``shape`` (a tuple, one example's shape; of several inputs a dict of them by name) are filled
-    from the dataset.  It draws initial values from torch's default generator, which is seeded
-    for it.  An attribute ``task`` of the factory names the task where the data names none.
+    for, such as logits.  Parameters called ``classes`` (int, the number of outputs: of classes,
+    or else of numbers in one target) and ``shape`` (a tuple, one example's shape) are filled
+    from the dataset, and ``root`` (a `pathlib.Path`) with the data root of the process that calls
+    it, for `byzpy_tw.models.load_values`.  It draws initial values from torch's default
+    generator, which is seeded for it.  An attribute ``task`` of the factory names the task where
+    the data names none.
     """
 
 
@@ -153,8 +154,9 @@ def register_partitions() -> Iterable[Registration]:
     The factory returns a callable ``(targets, shards, stream)``.  It maps the ``(N, *shape)``
     targets of the training data (of classes ``(N,)`` int64 labels), the number of shards and a
     `numpy.random.Generator` to a list of ``shards`` int64 index arrays.  Of several targets it gets
-    the one called ``label``, else the first by name.  The targets are a copy, which it may write
-    to.
+    the one called ``label``, else the first by name.  They are a copy, which it may write to.
+    Its attribute ``by_node = True`` asks for the participant of each example, ``Dataset.nodes``, in
+    the place of targets.
     """
 
 

@@ -15,12 +15,14 @@ from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownNam
 from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.plugin_files import PluginFile
+from byzpy_tw.plugins.plugin_objects import GIVEN, object_of
 from byzpy_tw.plugins.signatures import (
     RESERVED,
     Parameter,
     parameters_of,
     read_arguments,
 )
+from byzpy_tw.text import clip
 
 KINDS: Mapping[str, str] = {
     "aggregator": "register_aggregators",
@@ -79,6 +81,10 @@ class Entry:
     def foreign(self) -> bool:
         """Return whether another distribution than this package's offers it."""
         return self.distribution != OWN_DISTRIBUTION
+
+    def name_of(self, named: ParsedName) -> str:
+        """Return the name for messages: of an object from Python, that of its code."""
+        return named.parameters.get("name", GIVEN) if self.distribution == GIVEN else self.name
 
 
 @frozen
@@ -141,7 +147,8 @@ class Registry:
             for key in RESERVED.get(kind, frozenset()) & taken.keys() & fill.keys()
             if fill[key] is not None or taken[key].default is inspect.Parameter.empty
         }
-        with plugin_call(f"{entry.distribution}: making {kind} {named.name!r}"):
+        name = entry.name_of(named)
+        with plugin_call(f"{entry.distribution}: making {kind} {name!r}"):
             try:
                 # Models are made by `models.build`, which seeds by the run's own seed.
                 seeded = entry.foreign and kind != "model"
@@ -158,15 +165,27 @@ class Registry:
             # Imported only now: names can be looked up without torch.
             from byzpy_tw.plugins.contracts import check_made
 
-            return check_made(kind, entry.name, entry.distribution, made)
+            return check_made(kind, name, entry.distribution, made)
 
     def _read(
         self, kind: str, named: ParsedName, fill: Mapping[str, Any]
     ) -> tuple[Entry, dict[str, Any]]:
         """The entry of `named`, and the arguments for its factory, without `RESERVED`."""
-        entry = self.entry(kind, named.name)
+        entry = self._entry_of(kind, named)
         offered = {key: value for key, value in fill.items() if value is not None}
         return entry, read_arguments(named, entry.parameters, offered)
+
+    def _entry_of(self, kind: str, named: ParsedName) -> Entry:
+        """The entry of `named`, else an error: also for an object that is not here."""
+        known = self.names[kind].get(named.name)
+        if object_of(named) is None or (known is not None and known.distribution == GIVEN):
+            return self.entry(kind, named.name)
+        raise UnknownName(
+            f"the {kind} was the object {clip(named.parameters['name'])} from Python, which no "
+            "name stands for: go on from Python with the same objects, by byzpy_tw.run(resume=DIR, "
+            "model=..., ...), byzpy_tw.verify(DIR, model=..., ...) or "
+            "byzpy_tw.Result.read(DIR, model=..., ...)"
+        ).with_fields(kind=kind, name=named.name)
 
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
@@ -174,13 +193,14 @@ class Registry:
 
     def is_foreign(self, kind: str, text: str) -> bool:
         """Return whether another distribution than this package's offers this name."""
-        return self.entry(kind, parse(text).name).foreign
+        return self._entry_of(kind, parse(text)).foreign
 
     def owner(self, kind: str, text: str) -> str:
         """The thing that `text` names and, unless it is ours, its distribution: for messages."""
-        entry = self.entry(kind, parse(text).name)
+        named = parse(text)
+        entry = self._entry_of(kind, named)
         source = f" of {entry.distribution} {entry.version}" if entry.foreign else ""
-        return f"{kind} {entry.name!r}{source}"
+        return f"{kind} {entry.name_of(named)!r}{source * (entry.distribution != GIVEN)}"
 
 
 def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
@@ -196,7 +216,7 @@ def _is_about_a_value(
     """Return whether a factory's `e` may be about a value that it was given."""
     if isinstance(e, ByzpyTwError):
         return type(e) is BadParameter
-    if named.parameters or not entry.foreign:
+    if (named.parameters and entry.distribution != GIVEN) or not entry.foreign:
         return True
     if isinstance(e, ValueError):  # a model's and a task's come from the data, such as classes
         return bool(arguments) or entry.kind in ("model", "task")

@@ -19,7 +19,7 @@ from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 # By kind: filled by the process that calls the factory, and never written in a name.
 RESERVED: Mapping[str, frozenset[str]] = {
     "dataset": frozenset({"root"}),
-    "model": frozenset({"classes", "shape"}),
+    "model": frozenset({"classes", "shape", "root"}),
     "task": frozenset({"classes", "target_shape"}),
     "algorithm": frozenset({"config", "rules"}),
     "schedule": frozenset({"lr_milestones", "lr_decay"}),
@@ -123,6 +123,7 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     hints = _hints(factory)
     bound = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
     fields = {own.alias or own.name: own for own in bound}
+    noted = {} if isinstance(factory, type) else _find_meanings(factory)
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if name in reserved or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -130,7 +131,8 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
         default = parameter.default
         typed = isinstance(default, (bool, int, float, str))
         hint = hints.get(name, type(default) if typed else str)
-        told = fields[name].metadata if name in fields else {}
+        told: Mapping[str, Any] = {MEANINGS: noted.get(name, {})}
+        told = fields[name].metadata if name in fields else told
         found[name] = Parameter(
             name, hint, default, name not in hints and not typed,
             told.get(NONE, ""), told.get(MEANINGS, {}), told.get(EXPECTED, ""),
@@ -176,6 +178,18 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
             fields = [f for f in attrs.fields(factory) if f.name in hints]
             return {f.alias or f.name: hints[f.name] for f in fields}
         return {**hints, **typing.get_type_hints(factory.__init__)}  # type: ignore[misc]  # of a class
+    return {}
+
+
+def _find_meanings(function: Callable[..., Any]) -> dict[str, Mapping[str, str]]:
+    """Return what words stand for, of parameters that are ``Annotated[Literal[...], {...}]``."""
+    with suppress(Exception):
+        hints = typing.get_type_hints(function, include_extras=True)
+        return {
+            name: hint.__metadata__[0]
+            for name, hint in hints.items()
+            if typing.get_origin(hint) is typing.Annotated
+        }
     return {}
 
 

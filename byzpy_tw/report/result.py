@@ -18,6 +18,7 @@ from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.validators import to_tuple
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
+from byzpy_tw.given.options import has_objects
 from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
 from byzpy_tw.records.summary import curve, metric_curve, summarize
@@ -25,6 +26,7 @@ from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value
 
 if TYPE_CHECKING:
+    from byzpy_tw.given.objects import GivenObjects
     from byzpy_tw.plugins import Registry
 
 _NOTEBOOK_STYLE = """
@@ -50,16 +52,22 @@ class Result:
     figures: Mapping[str, Any]
     task_metrics: Sequence[Metric] = DEFAULT
     plugin: Sequence[str] | None = None  # paths of the run's files of code, for `model`
+    given: GivenObjects | None = None  # the objects that it was given, for `model`
 
     @classmethod
     def read(
-        cls, path: str | PathLike[str], *, plugin: str | Sequence[str] | None = None
+        cls,
+        path: str | PathLike[str],
+        *,
+        plugin: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+        **objects: Any,
     ) -> Result:
         """Read the run in `path`, also one that is under way or was killed (status: unfinished).
 
         `plugin` are the paths of the files of a run with ``--plugin``, whose code `model` and
-        `dataset` need: no file is run that only the records name.  Raises
-        `RunDirectoryError` where there is no run, or a file of it is damaged.
+        `dataset` need: no file is run that only the records name.  `objects` are those that the run
+        was given, such as ``model=MyNet``.  Raises `RunDirectoryError` where there is no run, a
+        file of it is damaged, or the objects are others.
         """
         path = expand_home(path)
         run = read_run(path, strict=True)
@@ -68,8 +76,13 @@ class Result:
         if figures is None:
             figures = summarize(config, run.rounds, run.metrics).figures()
             figures = {"status": "unfinished", "error": None, **figures}
-        plugin = None if plugin is None else to_tuple(plugin)
-        return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin)
+        plugin, given = None if plugin is None else to_tuple(plugin), None
+        if objects:
+            from byzpy_tw.given.objects import GivenObjects
+
+            given, _ = GivenObjects.split(objects)
+            given.check_recorded(path, config)
+        return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin, given)
 
     @property
     def status(self) -> str:
@@ -181,24 +194,44 @@ class Result:
         from byzpy_tw.rounds.final_model import make_final_model
 
         parameters, data = self.parameters, self._read_dataset()
-        model = make_final_model(self.config.spec(), self._registry(), data, parameters)
+        root = absolute(self.config.data_root)
+        model = make_final_model(self.config.spec(), self.registry(), data, parameters, root)
         if needs_statistics(model):  # computed from the data
             self._check_dataset(data)
         check_inputs(model, data)
         return model.eval()
 
+    def save_model(self, path: str | PathLike[str]) -> None:
+        """Write the model to a ``.safetensors`` file, by the names of its ``state_dict()``.
+
+        Plain torch loads it: ``module.load_state_dict(safetensors.torch.load_file(path))``.
+        Raises `ConfigError` for a path that cannot be written to, and the errors of `model`.
+        """
+        from byzpy_tw.rounds.saved_model import check_can_save, save_model
+
+        check_can_save(absolute(path))
+        save_model(self.model(), absolute(path))
+
     def _read_dataset(self) -> Any:
         from byzpy_tw.workers.data import make_dataset
 
         root = absolute(self.config.data_root)
-        return make_dataset(self._registry(), self.config.dataset, self.config.partition, root)
+        return make_dataset(self.registry(), self.config.dataset, self.config.partition, root)
 
-    def _registry(self) -> Registry:
+    def registry(self) -> Registry:
+        """Return the names that the run's configuration uses, its files and objects included."""
         from byzpy_tw.plugins.shorthand import registry
         from byzpy_tw.records.resume import read_recorded_plugin_files
 
         files = read_recorded_plugin_files(self.path, self.plugin, trusted=False)
-        return registry(files=files)
+        names = registry(files=files)
+        if self.given is not None:
+            return self.given.add_to(names)
+        if has_objects(self.config):
+            from byzpy_tw.given.objects import GivenObjects
+
+            GivenObjects().check_recorded(self.path, self.config)  # raises what is missing
+        return names
 
     def plot(self, axes: Any = None) -> Any:
         """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
@@ -17,26 +19,26 @@ from byzpy_tw.workers.tasks import make_task
 
 
 def make_final_model(
-    spec: RunSpec, registry: Registry, data: Dataset, parameters: Tensor
+    spec: RunSpec, registry: Registry, data: Dataset, parameters: Tensor, root: Path | None = None
 ) -> nn.Module:
     """Return the model of `spec` with the ``(d,)`` `parameters`, as its factory makes it.
 
     Statistics of BatchNorm are computed anew from `data`, as in the run: they have the bits that
     the run evaluated with.
     """
-    model = make_model(spec, registry, data, plain=True)
+    model = make_model(spec, registry, data, plain=True, root=root)
     leaves = [leaf for _, leaf in models.trained_parameters(model)]
     vector_to_parameters(parameters.clone(), leaves)
-    for name, found in final_statistics(spec, registry, data, parameters).items():
+    for name, found in final_statistics(spec, registry, data, parameters, root).items():
         model.get_buffer(name).copy_(found)
     return model
 
 
 def final_statistics(
-    spec: RunSpec, registry: Registry, data: Dataset, parameters: Tensor
+    spec: RunSpec, registry: Registry, data: Dataset, parameters: Tensor, root: Path | None = None
 ) -> dict[str, Tensor]:
     """Return the statistics that a model with `parameters` is evaluated with, by buffer."""
-    model = make_model(spec, registry, data, checked=True)
+    model = make_model(spec, registry, data, checked=True, root=root)
     sample = StatisticsSample.of(model, spec, data)
     if not sample.parts:
         return {}

@@ -46,7 +46,7 @@ MOST_RUNS = 1000
 # runs at a time could not listen on one port.
 RESERVED_OPTIONS = (
     "attack", "aggregator", "pre_aggregator", "seed", "in_process", "run_dir", "quiet",
-    "json", "web",
+    "json", "web", "save_model",
 )  # fmt: skip
 
 

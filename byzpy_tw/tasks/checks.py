@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 _AT_ONCE = 2**22  # numbers: targets may be larger than memory
 
 
-def length(inputs: Any) -> int:
-    """Return the number of examples in `inputs`, a tensor or a mapping from names to tensors."""
-    return len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
-
-
 def check_one_tensor(data: Dataset) -> str:
     """Return why the targets of `data` are no single tensor, and the cure; empty where they are."""
     if isinstance(data.train.y, Tensor):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 from torch import Tensor, nn
 
+from byzpy_tw.batches import Batch, length, tensors_of
 from byzpy_tw.parameters import boolean, real
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape, length
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ class Classification:
             return "it has no classes: give its Dataset classes=, or choose another task by --task"
         if why := check_one_tensor(data):
             return why
-        y, cure = data.train.y, ", or choose another task by --task"
-        assert isinstance(y, Tensor)
+        [y], cure = tensors_of(data.train.y), ", or choose another task by --task"
         if y.ndim == 2:
             cure = ": y.squeeze(1)" if y.shape[1] == 1 else f": y.argmax(1), if it is one-hot{cure}"
         if y.ndim > 1:
@@ -55,7 +55,7 @@ class Classification:
             return f"of its {self.classes} classes five are all: leave top5 out"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Any) -> str:
+    def check_outputs(self, outputs: Any, inputs: Batch) -> str:
         assert self.classes is not None
         k, least = length(inputs), self.classes
         return check_shape(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 from torch import Tensor, nn
 
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit, length
+from byzpy_tw.batches import Batch, length, tensors_of
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -38,15 +39,15 @@ class MultiLabel:
         if why := check_one_tensor(data):
             return why
         if data.classes is not None:
-            return "its Dataset has classes: give it classes=None, the labels are 0 or 1"
+            return "its targets are classes: make them (N, L) of 0 and 1, with classes=None"
         if len(self.target_shape) != 1:
             return (
                 f"its targets are of shape {self.target_shape} for each example, expected (L,): "
                 "0 or 1 for each of L labels"
             )
         for name, split in (("training", data.train), ("test", data.test)):
-            assert isinstance(split.y, Tensor)
-            first = first_unfit(split.y, lambda y: (y == 0) | (y == 1))
+            [given] = tensors_of(split.y)
+            first = first_unfit(given, lambda y: (y == 0) | (y == 1))
             if first is not None:
                 return (
                     f"the targets of the {name} data hold other numbers than 0 and 1, first in "
@@ -54,7 +55,7 @@ class MultiLabel:
                 )
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Any) -> str:
+    def check_outputs(self, outputs: Any, inputs: Batch) -> str:
         k, labels = length(inputs), prod(self.target_shape)
         return check_shape(
             outputs,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 from torch import Tensor, nn
 
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit, length
+from byzpy_tw.batches import Batch, length, tensors_of
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class NextToken:
     target_shape: tuple[int, ...]
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("perplexity", better="lower", format=".2f"),
+        Metric("perplexity", better="lower", format=".4g"),
         Metric("token_accuracy", format=".2%"),
     )
 
@@ -45,12 +46,12 @@ class NextToken:
                 f"its targets are of shape {self.target_shape} for each example, expected (T,): "
                 "the next token at each of T places"
             )
-        assert isinstance(data.train.y, Tensor)
-        if first_unfit(data.train.y, lambda y: y == IGNORED) is None:
+        [y] = tensors_of(data.train.y)
+        if first_unfit(y, lambda some: some == IGNORED) is None:
             return f"all targets of the training data are {IGNORED}, which does not count"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Any) -> str:
+    def check_outputs(self, outputs: Any, inputs: Batch) -> str:
         assert self.classes is not None
         wanted, least = (length(inputs), *self.target_shape), self.classes
         return check_shape(

@@ -10,9 +10,10 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from byzpy_tw.batches import Batch, length, tensors_of
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.parameters import choice, real
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape, length
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class Regression:
         if why := check_one_tensor(data):
             return why
         if data.classes is not None:
-            return "its Dataset has classes: give it classes=None, the targets are numbers"
-        if isinstance(data.train.y, Tensor) and data.train.y.dtype == torch.bool:
+            return "its targets are classes: make them y.float(), with classes=None"
+        if tensors_of(data.train.y)[0].dtype == torch.bool:
             return "its targets are true or false, expected numbers: y.float(), or multi-label"
         return ""
 
-    def check_outputs(self, outputs: Any, inputs: Any) -> str:
+    def check_outputs(self, outputs: Any, inputs: Batch) -> str:
         k, numbers = length(inputs), math.prod(self.target_shape)
         return check_shape(
             outputs,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from pathlib import Path
 
 import torch
 from attrs import define, field
@@ -51,12 +50,12 @@ class InProcessServer:
         return self._prepared.environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> RunFingerprint:
-        # The trainer has read the data already, so no folder is needed.
         dataset = self._prepared.dataset
         # The trainer has tried the model on the CPU, too.
         tried = self._prepared.trial_outcome if self._device.place == CPU.place else None
         build = partial(
-            build_host, spec, self._registry, data_root=Path(), device=self._device,
+            build_host, spec, self._registry, device=self._device,
+            data_root=self._prepared.data_root,
             dataset=dataset, trial_outcome=tried,
         )  # fmt: skip
         host = await defer_to_pool(self._reactor, self._pool, build)

@@ -6,6 +6,8 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy
@@ -20,6 +22,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, UnsuitableData
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.records.first_values import use_first_values
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
@@ -56,6 +59,8 @@ class Prepared:
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
+    init: str | None = None  # digest of the first values, where a file gives them
+    data_root: Path = Path()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -75,6 +80,7 @@ class Prepared:
             "task": self.task,
             "metrics": [asdict(metric) for metric in self.metrics],
             "chance": dict(self.chance),
+            **({} if self.init is None else {"init": self.init}),
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": self.trial_outcome.trial.to_dict(),
@@ -109,32 +115,41 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
 
 
 def prepare_data(
-    config: RunConfig, registry: Registry, rules: ResolvedRules, threads: int
+    config: RunConfig,
+    registry: Registry,
+    rules: ResolvedRules,
+    threads: int,
+    folder: Path | None = None,
+    recorded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
-    """Read the data, build the model, and try each plugin's part; raises the error of one."""
-    spec = config.spec()
+    """Read the data, build the model, and try each plugin's part; raises the error of one.
+
+    `folder` is the run's, and `recorded` its config.json where it is resumed.
+    """
+    spec, root = config.spec(), absolute(config.data_root)
     if not config.remote_hosts:  # or each server tells for itself
         check_precision(config.precision, rules.aggregation.device.place)
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
-    check_model(spec, registry, data)
+    check_model(spec, registry, data, root=root)
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
-    outcome = try_run_model(spec, registry, data, shards, CPU.place)
+    outcome = try_run_model(spec, registry, data, shards, CPU.place, root)
     check_metric_names(outcome.task.metrics, registry.owner("task", task_of(spec, registry, data)))
     not_finite = [*data.non_finite(), *outcome.warnings]
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
     warnings = [*data.empty(), *not_finite]
-    model = make_model(spec, registry, data, checked=True)
+    model = make_model(spec, registry, data, checked=True, root=root)
     dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
+    init = use_first_values(config, model, folder, recorded, keep=True)
     model = model.to(rules.aggregation.device.place)
     attack, n, b, f = "", config.n, config.num_byz, config.f
     if b:
@@ -149,7 +164,7 @@ def prepare_data(
     task = parse(task_of(spec, registry, data)).name
     return Prepared(
         data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
-        chance_of(outcome.task, data.test.y),
+        chance_of(outcome.task, data.test.y), init, root,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
+from byzpy_tw.rounds.saved_model import check_can_save
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.provenance import describe_process
@@ -104,6 +105,8 @@ def prepare_resume(
         config, recorded = resolve_paths(config), read_run(path)
         if finished_rounds(recorded) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
+            if "save_model" in given:
+                say(f"to save its model: byzpy_tw.Result.read({str(path)!r}).save_model(FILE)")
             directory.close()
             return None
         rules = _look_into(config, registry)
@@ -116,6 +119,8 @@ def prepare_resume(
 
 def _look_into(config: RunConfig, registry: Registry) -> ResolvedRules:
     check_web(config)
+    if config.save_model is not None:
+        check_can_save(absolute(config.save_model))
     server_addresses(config, registry)
     load_trainer_keys(config, warn=True)
     return resolve_rules(config, registry)

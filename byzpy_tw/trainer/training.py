@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
+from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, RunDirectoryError
 from byzpy_tw.events import (
     AttackCallFailed,
     CheckpointNotWritten,
@@ -37,7 +38,9 @@ from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resu
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
+from byzpy_tw.rounds.final_model import make_final_model
 from byzpy_tw.rounds.placement import placement_notices
+from byzpy_tw.rounds.saved_model import save_model
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -123,7 +126,7 @@ class Training:
             self.views.notice(line)
         prepared = await defer_to_pool(
             self._reactor, self._pool, prepare_data, self.config, self.registry, self.rules,
-            self.threads,
+            self.threads, self.directory.path, self.resume_point.description,
         )  # fmt: skip
         outcome = prepared.trial_outcome
         self.log.info(
@@ -176,6 +179,20 @@ class Training:
         await settled(self._recording)
         self._check_attack()
         self.status = "finished"
+        if config.save_model is not None:
+            await defer_to_pool(self._reactor, self._pool, self._save_model, prepared)
+
+    def _save_model(self, prepared: Prepared) -> None:
+        """Write the model with the final parameters; raises `RunDirectoryError`."""
+        config, data, found = self.config, prepared.dataset, prepared.evaluator.parameters.cpu()
+        model = make_final_model(config.spec(), self.registry, data, found, prepared.data_root)
+        try:
+            save_model(model, Path(str(config.save_model)))
+        except CannotRecord as e:  # but for this, the run is complete
+            result = f"byzpy_tw.Result.read({str(self.directory.path)!r})"
+            raise RunDirectoryError(
+                f"{e}; the run is finished: {result}.save_model(FILE) saves its model"
+            ) from e
 
     def _recorded_texts(self, entry: str) -> dict[str, str]:
         """Return the `entry` of config.json before this process, by server."""

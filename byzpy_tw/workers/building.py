@@ -51,11 +51,14 @@ def build_host(
     check_precision(spec.precision, device.place)
     if dataset is None:
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
-    check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)
+    check_model(
+        spec, registry, dataset, most_elements=most_elements, most_working=most_working,
+        root=data_root,
+    )  # fmt: skip
     shards = make_shards(spec, registry, dataset)
     if trial_outcome is None:
-        trial_outcome = try_run_model(spec, registry, dataset, shards, device.place)
-    model = make_model(spec, registry, dataset, checked=True)
+        trial_outcome = try_run_model(spec, registry, dataset, shards, device.place, data_root)
+    model = make_model(spec, registry, dataset, checked=True, root=data_root)
     trial_outcome.check_initial(model, registry.owner("model", spec.model))
     model = model.to(device.place)
     parameters = models.flat_parameters(model)
@@ -68,11 +71,12 @@ def try_run_model(
     data: Dataset,
     shards: Sequence[np.ndarray],
     device: torch.device,
+    root: Path | None = None,
 ) -> TrialOutcome:
     """Make and try the run's task and model, which `check_model` has checked, on these data."""
     try_augmentation(data, spec.seed)
     task = make_task(spec, registry, data)
-    make = partial(make_model, spec, registry, data, checked=True)
+    make = partial(make_model, spec, registry, data, checked=True, root=root)
     who, foreign = registry.owner("model", spec.model), registry.is_foreign("model", spec.model)
     named = parse(task_of(spec, registry, data)).text
     return try_model(make, who, spec, data, device, task, named, foreign=foreign, shards=shards)
@@ -85,13 +89,14 @@ def make_model(
     *,
     checked: bool = False,
     plain: bool = False,
+    root: Path | None = None,
 ) -> nn.Module:
     """Return the run's model, its initial values drawn from the run's seed.
 
     It is counted on the meta device first, unless `check_model` has done so.  A `plain` one is
-    for use outside of a run.
+    for use outside of a run.  `root` is this process's data root, for values in files.
     """
-    factory = _model_factory(spec, registry, data)
+    factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         return models.build(factory, {}, seed=spec.seed, counted=checked, plain=plain)
 
@@ -103,17 +108,18 @@ def check_model(
     *,
     most_elements: int | None = None,
     most_working: int | None = None,
+    root: Path | None = None,
 ) -> None:
     """Count the model on the meta device, before it takes memory.
 
     Raises `LimitExceeded` above `most_elements`, and where a micro-batch would keep more than
     `most_working` bytes of activations, or a batch as much of targets.
     """
-    factory = _model_factory(spec, registry, data)
+    factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         sized = models.make_on_meta(factory, {})
     check_statistics(spec, registry, sized)
-    d = _check_size(spec, sized, most_elements)
+    _check_size(spec, sized, most_elements)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
@@ -124,7 +130,9 @@ def check_model(
     # Running the model takes seconds the first time, and hardly any model keeps more of an
     # example than it has parameters, and than 128 channels of its size; but of tokens.
     inputs = tensors_of(data.train.x)
-    kept = d + 128 * sum(prod(x.shape[1:]) for x in inputs)
+    kept = sum(leaf.numel() for leaf in sized.parameters()) + 128 * sum(
+        prod(x.shape[1:]) for x in inputs
+    )
     tokens = any(input_dtype(x) == torch.int64 for x in inputs)
     if most_working is not None and (tokens or examples * 4 * kept > most_working):
         working = examples * activation_bytes_per_example(factory, data.train.x)
@@ -136,8 +144,8 @@ def check_model(
             )
 
 
-def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> int:
-    """Return the number of trained parameters; raise `LimitExceeded`."""
+def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> None:
+    """Raise `LimitExceeded` for a vector, or frozen parameters, of more than `most_elements`."""
     d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
     if most_elements is not None:
         most = f"over the limit of {most_elements * 4 / 2**20:.0f} MiB"
@@ -152,7 +160,6 @@ def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> i
                 f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, {most}, "
                 "which is that of a vector"
             )
-    return d
 
 
 def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:
@@ -176,14 +183,17 @@ def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> Non
         )
 
 
-def _model_factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[[], nn.Module]:
+def _model_factory(
+    spec: RunSpec, registry: Registry, data: Dataset, root: Path | None
+) -> Callable[[], nn.Module]:
     if not isinstance(data.train.x, Tensor) and not registry.is_foreign("model", spec.model):
         raise UnsuitableModel(
             f"{registry.owner('model', spec.model)} takes one input, and data {data.name!r} has "
             f"{len(data.train.x)}: {', '.join(data.train.x)}; use a model of your own, whose "
             "forward() takes them by name"
         )
-    return partial(registry.make, "model", spec.model, classes=data.outputs, shape=data.shape)
+    offered = {"classes": data.outputs, "shape": data.shape, "root": root}
+    return partial(registry.make, "model", spec.model, **offered)
 
 
 def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Batch) -> int:

@@ -61,7 +61,7 @@ class Gradient:
         """The ``(d,)`` vector, in memory of its own."""
         return torch.cat(self.pieces)
 
-    def clipped(self, norm: float) -> Gradient:
+    def scale_down(self, norm: float) -> Gradient:
         """Return the gradient, scaled to `norm` where it is longer.
 
         Its own norm is accumulated in float64.  One that is not finite is left for the trainer

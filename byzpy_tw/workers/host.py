@@ -169,7 +169,7 @@ class NodeHost:
 
         def clip(answer: Answer) -> Answer:
             try:
-                return answer.clipped(most) if isinstance(answer, Gradient) else answer
+                return answer.scale_down(most) if isinstance(answer, Gradient) else answer
             except Exception as e:  # as of no memory: it is the node's failure
                 return e
 

@@ -13,7 +13,7 @@ from byzpy_tw.batches import Batch, call_model, tensors_of
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
-from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, widened
+from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, to_float32
 
 
 def compute_outputs(
@@ -28,7 +28,7 @@ def compute_outputs(
     with multiplication(precision, device), autocast(precision, device):
         outputs = call_model(model, inputs)
     if precision != FLOAT32:
-        outputs = widened(outputs)
+        outputs = to_float32(outputs)
     if why := task.check_outputs(outputs, inputs):
         raise UnsuitableModel(f"{who} returned {why}")
     return outputs

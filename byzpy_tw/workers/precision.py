@@ -44,7 +44,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return nullcontext()
 
 
-def widened(outputs: Any) -> Any:
+def to_float32(outputs: Any) -> Any:
     """Return a model's `outputs` with float32 in the place of narrower floating point.
 
     As `plugin_task.tensors_in`, it finds tensors within tuples, lists and mappings.
@@ -53,12 +53,12 @@ def widened(outputs: Any) -> Any:
         narrow = outputs.is_floating_point() and outputs.element_size() < 4
         return outputs.float() if narrow else outputs
     if isinstance(outputs, (tuple, list)):
-        items = map(widened, outputs)
+        items = map(to_float32, outputs)
         return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
     if isinstance(outputs, Mapping):
         made: Any = copy.copy(outputs)  # of its own class, whose attributes may be its items
         for name, item in outputs.items():
-            made[name] = widened(item)
+            made[name] = to_float32(item)
         return made
     return outputs
 

@@ -60,11 +60,12 @@ def nearly_equal(
 class TrialDigests:
     """Digests of what decides a run's bits in one process.
 
-    ``shards``: each node's examples; ``classes``: number of classes and shape of an example, and
-    the task and shape of a target where these are not classes; ``normalisation``: the numbers
-    that inputs are made with; ``gradient``: of two examples, with its ``loss`` and the ``norms``
-    of its stretches, for processes that round otherwise.  ``frozen`` and ``buffers``: the model's
-    frozen parameters, and its constant buffers; None where it has none, and of byzpy_tw 0.1.
+    ``shards``: each node's examples; ``classes``: number and names of classes and shape of an
+    example, and the task and shape of a target where these are not classes; ``normalisation``: the
+    numbers that inputs are made with; ``gradient``: of two examples, with its ``loss`` and the
+    ``norms`` of its stretches, for processes that round otherwise.  ``frozen`` and ``buffers``: the
+    model's frozen parameters, and its constant buffers; None where it has none, and of byzpy_tw
+    0.1.
     """
 
     shards: str = field(validator=[instance_of(str), _HEX])
@@ -94,6 +95,8 @@ class TrialDigests:
         dtypes = set(map(input_dtype, tensors_of(x)))
         if dtypes != {torch.float32}:  # or as before there were others
             kinds = (*kinds, map_tensors(lambda t: str(input_dtype(t)), x))
+        if data.class_names:
+            kinds = (*kinds, data.class_names)
         return cls(
             shards=numbers.hexdigest(),
             classes=hashlib.sha256(repr(kinds).encode()).hexdigest(),
@@ -139,7 +142,9 @@ class TrialDigests:
         """
         found = []
         if self.classes != other.classes:
-            found.append("the number of classes, the shape of an example or target, or the task")
+            found.append(
+                "the number or names of classes, the shape of an example or target, or the task"
+            )
         if self.has_other_frozen(other):
             found.append("the values of its frozen parameters")
         if exact and None not in (self.buffers, other.buffers) and self.buffers != other.buffers:

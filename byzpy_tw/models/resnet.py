@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,13 @@ from byzpy_tw.models.shapes import image_shape
 GROUPS = 32  # of channels normalised together, in ResNet-18; 8 channels a group in ResNet-20
 _CHANNELS_IN_GROUP = 8
 
-Norm = Literal["group", "batch"]
+Norm = Annotated[
+    Literal["group", "batch"],
+    {
+        "group": "GroupNorm: each example is normalised alone",
+        "batch": "BatchNorm by the micro-batch; the trainer computes statistics for evaluations",
+    },
+]
 
 
 def resnet18(

@@ -1,0 +1,202 @@
+"""Factories for the registry from what a user gave: a model, a task, a rule or the like.
+
+A class is made anew each time, with the values of the run that it takes; a function that makes a
+model is called; any other object is copied, so that what it keeps reaches no other use of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+from torch import nn
+
+from byzpy_tw.errors import ConfigError, UnsuitableModel
+from byzpy_tw.given.code_digest import DIGITS, code_digest, qualified_name
+from byzpy_tw.given.data import to_dataset
+from byzpy_tw.given.function_task import FunctionTask, check_loss_function
+from byzpy_tw.given.options import KINDS
+from byzpy_tw.plugins.plugin_objects import GIVEN
+from byzpy_tw.text import clip
+
+_METHODS = ("loss", "measure")  # which tell a task from a loss function
+
+
+@frozen(eq=False)
+class GivenObject:
+    """One object that a user gave for an option, and how the run makes what it needs of it."""
+
+    option: str
+    name: str
+    digest: str
+    make: Callable[..., Any]
+    # The values of the run that `make` is called with; whether it must be.
+    takes: Mapping[str, bool] = field(factory=dict)
+
+    @property
+    def text(self) -> str:
+        """Its value as the option of a run: a name in the records, for no code."""
+        return f"{GIVEN}:name={self.name},digest={self.digest}"
+
+
+def to_given(option: str, thing: Any) -> GivenObject:
+    """Return `thing` as it was given for `option`; raises `ConfigError` for the wrong kind."""
+    if option == "dataset":
+        data = to_dataset(thing)
+        name = qualified_name(thing) if inspect.isroutine(thing) else data.name
+        return GivenObject(option, _word(name), data.digest()[:DIGITS], lambda: data)
+    make, takes = _MAKERS.get(option, _of_rule)(option, thing)
+    return GivenObject(option, qualified_name(thing), code_digest(thing), make, takes)
+
+
+def _word(name: str) -> str:
+    """The name of a dataset as an option's value may have it."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)
+    return kept[:60] or "data"
+
+
+Made = tuple[Callable[..., Any], Mapping[str, bool]]
+
+
+def _of_class(option: str, factory: Callable[..., Any]) -> Made:
+    """Return a class, or a function, that is called for each use, with what it takes of the run."""
+    name, offered = qualified_name(factory), KINDS[option][1]
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return factory, {}
+    known = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes = {
+        p.name: p.default is p.empty for p in parameters if p.kind in known and p.name in offered
+    }
+    missing = [
+        p.name for p in parameters
+        if p.default is p.empty and p.name not in takes
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]  # fmt: skip
+    if missing:
+        filled = f" (of a run it gets {', '.join(offered)})" if offered else ""
+        raise ConfigError(
+            f"{option}={name} needs {', '.join(missing)}{filled}: give a function without "
+            f"arguments, {option}=lambda: {name}({missing[0]}=...)"
+            + (f", or {name}({missing[0]}=...) itself" if option != "model" else "")
+        )
+    return factory, takes
+
+
+def _of_model(option: str, thing: Any) -> Made:
+    if isinstance(thing, nn.Module):
+        name = type(thing).__name__
+        raise ConfigError(
+            f"model= is an instance of {name}: give what makes it, model={name} or "
+            f"model=lambda: {name}(...), for its first values come from the run's seed"
+        )
+    if not callable(thing):
+        raise ConfigError(
+            f"model= is a {type(thing).__name__}, expected a class of torch.nn.Module, a function "
+            "that makes one, or a name"
+        )
+    factory, takes = _of_class(option, thing)
+    return _NewModel(qualified_name(thing), factory), takes
+
+
+@define(eq=False)
+class _NewModel:
+    """Makes a model, and refuses a factory whose models share memory: each is trained alone."""
+
+    name: str
+    factory: Callable[..., Any]
+    # By id: the parameters and buffers of the last one, for as long as they are alive.
+    _before: dict[int, Callable[[], Any]] = field(factory=dict, init=False)
+
+    def __call__(self, **filled: Any) -> Any:
+        made = self.factory(**filled)
+        if not isinstance(made, nn.Module):
+            return made  # `models.check` refuses it
+        tensors = [*made.named_parameters(), *made.named_buffers()]
+        for name, tensor in tensors:
+            if self._before.get(id(tensor), lambda: None)() is tensor:
+                raise UnsuitableModel(
+                    f"{self.name} returned a module whose {name} is that of one before: make all "
+                    "of it anew in each call, as in model=lambda: Net(), and of a pretrained part "
+                    "a copy.deepcopy"
+                )
+        self._before = {id(tensor): weakref.ref(tensor) for _, tensor in tensors}
+        return made
+
+
+def _of_task(option: str, thing: Any) -> Made:
+    if isinstance(thing, type) and issubclass(thing, nn.Module):
+        thing = thing()  # such as torch.nn.MSELoss
+    if all(callable(getattr(thing, method, None)) for method in _METHODS):
+        return _of_class(option, thing) if isinstance(thing, type) else _copied(option, thing)
+    if isinstance(thing, type) or not callable(thing):
+        kind = thing.__name__ if isinstance(thing, type) else f"a {type(thing).__name__}"
+        raise ConfigError(
+            f"task= is {kind}, expected a loss function (outputs, targets), an object with the "
+            "methods of byzpy_tw.tasks.Task, or a name"
+        )
+    check_loss_function(thing)
+    loss = thing
+
+    def make(classes: int | None = None, target_shape: tuple[int, ...] = ()) -> FunctionTask:
+        return FunctionTask(loss, classes, target_shape)
+
+    return make, {"classes": False, "target_shape": False}
+
+
+def _of_rule(option: str, thing: Any) -> Made:
+    if isinstance(thing, type):
+        return _of_class(option, thing)
+    if inspect.isroutine(thing):
+        return (lambda: thing), {}
+    if option in ("aggregator", "pre_aggregator", "attack", "partition") and not callable(thing):
+        raise ConfigError(
+            f"{option}= is a {type(thing).__name__}, expected a function, an object that can be "
+            "called, a class of such, or a name"
+        )
+    return _copied(option, thing)
+
+
+def _of_optimizer(option: str, thing: Any) -> Made:
+    kind = thing if isinstance(thing, type) else type(thing)
+    if issubclass(kind, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer= is torch's {kind.__name__}, which holds one process's parameters: give a "
+            "name, such as 'sgd', 'adam' or 'adamw', or an object with the methods begin and step"
+        )
+    return _of_rule(option, thing)
+
+
+def _of_algorithm(option: str, thing: Any) -> Made:
+    if not callable(thing):
+        raise ConfigError(
+            f"algorithm= is a {type(thing).__name__}, expected a class, such as a subclass of "
+            "byzpy_tw.algorithms.Dsgd, or a name"
+        )
+    return _of_class(option, thing)
+
+
+_MAKERS: Mapping[str, Callable[[str, Any], Made]] = {
+    "model": _of_model,
+    "task": _of_task,
+    "optimizer": _of_optimizer,
+    "algorithm": _of_algorithm,
+}
+
+
+def _copied(option: str, thing: Any) -> Made:
+    try:
+        template = copy.deepcopy(thing)
+    except Exception as e:
+        why = clip(f"{type(e).__name__}: {e}", 200)
+        raise ConfigError(
+            f"{option}={qualified_name(thing)} cannot be copied, as each use of it is: {why}; give "
+            "its class, or a function of the mathematics alone"
+        ) from e
+    return (lambda: copy.deepcopy(template)), {}

@@ -1,0 +1,166 @@
+"""Digests of code and values: the same in every process, another for other code."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.given.code_digest import code_digest, qualified_name
+from tests.support import environment, folder
+
+SOURCE = """
+import functools
+from enum import Enum
+
+import attrs
+import numpy as np
+import torch
+from dataclasses import dataclass, field
+from torch import nn
+from byzpy_tw.parameters import integer
+
+SCALES = {{"one": 1.0, "two": {two}}}
+WORDS = frozenset({{"a", "b", "c", "d", "e"}})
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def scaled(x):
+    return x * SCALES["two"] if str(x) in WORDS or x in {{"p", "q", "r"}} else x
+
+
+class Net(nn.Module):
+    '''Documentation is not code.'''
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, width)
+
+    def forward(self, x):
+        return scaled(self.layer(x)).relu()
+
+
+@attrs.frozen
+class Rule:
+    f: int = integer({f})
+    colour: Colour = Colour.RED
+
+    def __call__(self, vectors):
+        return vectors.sort(dim=0).values[self.f]
+
+
+@dataclass
+class Plain:
+    weights: list = field(default_factory=lambda: [1, 2])
+
+
+def outer(width):
+    return lambda: Net(width)
+
+
+THINGS = [Net, lambda: Net(8), outer(3), Rule, Rule(2), Plain(), functools.partial(Net, 5),
+          functools.lru_cache(scaled), nn.CrossEntropyLoss(label_smoothing={smooth}), torch.relu,
+          np.float32(1.5), torch.tensor([1.0]), np.arange(3), Rule(1).__call__]
+"""
+PRINT = "\nfrom byzpy_tw.given.code_digest import code_digest\nprint(*map(code_digest, THINGS))\n"
+
+
+def things(**changes: Any) -> list[Any]:
+    """The objects of `SOURCE` in a module of their own, compiled now."""
+    values = {"two": 2.0, "f": 0, "smooth": 0.1, **changes}
+    module: dict[str, Any] = {"__name__": "a_notebook"}
+    exec(compile(SOURCE.format(**values), "somewhere.py", "exec", dont_inherit=True), module)
+    found: list[Any] = module["THINGS"]
+    return found
+
+
+class CodeDigestTests(SynchronousTestCase):
+    def test_the_same_code(self) -> None:
+        """Compiled again it has the same digest, and each thing has one of its own."""
+        first, again = list(map(code_digest, things())), list(map(code_digest, things()))
+        self.assertEqual(first, again)
+        self.assertEqual(len(set(first)), len(first))
+
+    @pytest.mark.slow
+    def test_other_processes(self) -> None:
+        """Hashes of texts, addresses and caches of bytecode differ there."""
+        path = folder(self) / "notebook.py"
+        path.write_text(SOURCE.format(two=2.0, f=0, smooth=0.1) + PRINT)
+        found = set()
+        for seed in ("1", "2"):
+            more = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
+            done = subprocess.run(
+                [sys.executable, str(path)], capture_output=True, text=True, timeout=120,
+                env={**environment(), **more}, cwd=path.parent,
+            )  # fmt: skip
+            self.assertEqual(done.returncode, 0, done.stderr)
+            found.add(done.stdout)
+        self.assertEqual(found, {" ".join(map(code_digest, things())) + "\n"})
+
+    def test_what_it_uses(self) -> None:
+        """A global number that a function of a layer reads; a default; a setting of a loss."""
+        before = things()
+        for changes, differing in (({"two": 3.0}, {0, 1, 2, 6, 7}), ({"f": 1}, {3, 4, 13}),
+                                   ({"smooth": 0.2}, {8})):  # fmt: skip
+            pairs = enumerate(zip(before, things(**changes)))
+            found = {i for i, (a, b) in pairs if code_digest(a) != code_digest(b)}
+            self.assertLessEqual({i for i in differing if i != 4}, found)
+            self.assertLess(len(found), len(before) - 4)
+
+    def test_closures_and_state(self) -> None:
+        """A width in a closure, and what an object holds."""
+
+        def make(width: Any) -> Callable[[], Any]:
+            return lambda: width
+
+        self.assertNotEqual(code_digest(make(1)), code_digest(make(2)))
+        self.assertEqual(code_digest(make([1, {2}])), code_digest(make([1, {2}])))
+        loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))
+        other = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+        self.assertNotEqual(code_digest(loss), code_digest(other))
+
+    def test_cycles(self) -> None:
+        """Functions that call one another, and an object that holds itself."""
+
+        class Knot:
+            def __init__(self) -> None:
+                self.me = [self]
+
+        self.assertEqual(code_digest(Knot()), code_digest(Knot()))
+
+    @given(st.lists(st.one_of(st.integers(), st.floats(allow_nan=False), st.text()), max_size=4))
+    def test_values(self, values: list[Any]) -> None:
+        """Equal values of equal types have equal digests, and others others."""
+        copied = [type(value)(value) for value in values]
+        self.assertEqual(code_digest(values), code_digest(copied))
+        self.assertNotEqual(code_digest(values), code_digest([*values, 0]))
+        self.assertNotEqual(code_digest(values), code_digest(tuple(values)))
+        self.assertNotEqual(code_digest(1), code_digest(True))
+
+    def test_names(self) -> None:
+        """They can stand in an option; a lambda has that of the class that it makes."""
+
+        class Net:
+            class Inner:
+                pass
+
+        self.assertEqual(qualified_name(Net.Inner), "CodeDigestTests.test_names.Net.Inner")
+        self.assertEqual(qualified_name(things()[1]), "Net")
+        self.assertEqual(qualified_name(functools.partial(things()[0], 3)), "Net")
+        self.assertEqual(qualified_name(lambda: 1), "CodeDigestTests.test_names.lambda")
+        self.assertEqual(qualified_name(np.mean), "mean")
+        self.assertEqual(qualified_name(attrs.make_class("É", ())()), "_")

@@ -1,0 +1,218 @@
+"""Folders of pictures: decoded once, and refused in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import evolve
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.datasets import Dataset, image_folders
+from byzpy_tw.datasets import images as make_images
+from byzpy_tw.datasets.download import download_lock
+from byzpy_tw.datasets.image_folders import _Pictures, cache_folder
+from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
+from byzpy_tw.plugins.shorthand import registry
+from byzpy_tw.workers.trial_digests import GradientDigests, TrialDigests
+from tests.support import as_another_user, folder
+
+
+def write_pictures(root: Path, *, side: int = 6, classes: str = "ab", each: int = 3) -> Path:
+    """Write `each` training pictures, and one for testing, of each of `classes`."""
+    draws = np.random.default_rng(0)
+    for part, count in (("train", each), ("test", 1)):
+        for label in classes:
+            place = root / "ours" / part / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 256, (side, side + 1, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    return root / "ours"
+
+
+class ImagesCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root, self.cache = folder(self) / "data", folder(self) / "cache"
+        self.patch(os, "environ", {**os.environ, "XDG_CACHE_HOME": str(self.cache)})
+        self.ours = write_pictures(self.root)
+
+    def read(self, **options: Any) -> Dataset:
+        return make_images(root=self.root, name="ours", **options)
+
+    def refused(self, *words: str, **options: Any) -> None:
+        """Reading fails with one line that has `words`, and leaves nothing half done."""
+        text = str(self.assertRaises(DatasetUnavailable, self.read, **options))
+        self.assertNotIn("\n", text)
+        for word in words:
+            self.assertIn(word, text)
+        self.assertEqual([p.name for p in self.cache.rglob(".*")], [])
+
+
+class ReadTests(ImagesCase):
+    def test_as_torchvision(self) -> None:
+        """Pixels and classes are those of `ImageFolder`."""
+        (self.ours / "train/.ipynb_checkpoints").mkdir()
+        (self.ours / "train/a/._0.png").write_bytes(b"of macOS")
+        data = self.read()
+        (self.ours / "train/.ipynb_checkpoints").rmdir()
+        (self.ours / "train/a/._0.png").unlink()
+        for part, split in (("train", data.train), ("test", data.test)):
+            theirs = ImageFolder(str(self.ours / part))
+            for number, (picture, label) in enumerate(theirs):
+                pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+                self.assertTrue(torch.equal(split.x[number], pixels))
+                self.assertEqual(int(split.y[number]), label)
+            self.assertEqual(len(split), len(theirs))
+        self.assertEqual((data.shape, data.classes, data.mapped), ((3, 6, 7), 2, True))
+
+    def test_decoded_once(self) -> None:
+        """The second time nothing is decoded; after a change everything is."""
+        first = self.read().digest()
+        kept = sorted(self.cache.rglob("*"))
+        self.patch(_Pictures, "_picture", None)
+        self.assertEqual(self.read().digest(), first)
+        self.assertEqual(sorted(self.cache.rglob("*")), kept)
+        (self.ours / "train/a/0.png").write_bytes((self.ours / "train/a/1.png").read_bytes())
+        self.assertRaises(TypeError, self.read)
+
+    def test_another_process_was_first(self) -> None:
+        """A process that waits for the lock finds the work done."""
+        expected = self.read()
+        made = next(p for p in (self.cache / "byzpy-tw/images").iterdir() if p.is_dir())
+        made.rename(self.cache / "aside")
+
+        def lock(root: Path, source: str) -> Any:
+            (self.cache / "aside").rename(made)
+            return download_lock(root, source)
+
+        self.patch(_Pictures, "_decode", None)
+        self.patch(image_folders, "download_lock", lock)
+        self.assertEqual(self.read().digest(), expected.digest())
+
+    def test_scaled(self) -> None:
+        """Pictures of any size become squares, of one channel if wanted."""
+        Image.new("RGB", (30, 20), (0, 0, 255)).save(self.ours / "train/a/wide.jpg")
+        data = self.read(size=4, grey=True, mean=0.5, std=0.25)
+        self.assertEqual((data.shape, len(data.train)), ((1, 4, 4), 7))
+        self.assertEqual((data.mean, data.std), ((0.5,), (0.25,)))
+        self.assertEqual(self.read(size=5).shape, (3, 5, 5))
+        self.assertLess(int(data.train.x[3].float().std()), 2)  # the wide one is plain
+
+    def test_read_only_root(self) -> None:
+        """Nothing is written into the data root."""
+        before = sorted(self.root.rglob("*"))
+        for path in (self.root, *self.root.rglob("*")):
+            path.chmod(0o555)
+            self.addCleanup(path.chmod, 0o755)
+        self.read()
+        self.assertEqual(sorted(self.root.rglob("*")), before)
+
+    def test_no_test_pictures(self) -> None:
+        """An empty folder says that nothing is evaluated."""
+        for path in sorted((self.ours / "test").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        data = self.read()
+        self.assertEqual((len(data.test), data.shape), (0, (3, 6, 7)))
+
+    def test_names_of_classes(self) -> None:
+        """Places with data of their own compare them: as many classes are not the same ones."""
+        data = self.read()
+        self.assertEqual(data.class_names, ("a", "b"))
+        gradient = GradientDigests.of([torch.ones(3)], 1.0, sha256=True)
+        one, other = (
+            TrialDigests.of(gradient, d, [], "classification")
+            for d in (data, evolve(data, class_names=("a", "c")))
+        )
+        [told] = one.differences(other, exact=True, local=True)
+        self.assertIn("the number or names of classes", told)
+        self.assertRaises(UnsuitableData, evolve, data, class_names=("a",))
+
+    def test_cache_of_the_user(self) -> None:
+        """Below the home folder, unless the environment names an absolute one."""
+        self.assertEqual(cache_folder(), self.cache / "byzpy-tw")
+        for given in ("", "relative"):
+            self.patch(os, "environ", {"HOME": "/home/one", "XDG_CACHE_HOME": given})
+            self.assertEqual(cache_folder(), Path("/home/one/.cache/byzpy-tw"))
+
+
+class MistakeTests(ImagesCase):
+    def test_folders(self) -> None:
+        """No folder, no part, no classes, no pictures in one, another one for testing."""
+        (self.ours / "test").rename(self.ours / "val")
+        self.refused(f"{self.ours}/test is not there: expected {self.ours}/test/CLASS/PICTURE")
+        (self.ours / "val").rename(self.ours / "test")
+        (self.ours / "test/a").rename(self.ours / "test/dog")
+        self.refused("test has dog, and ", "train has no folder of that name: expected", "of a, b")
+        (self.ours / "test/dog").rename(self.ours / "test/a")
+        (self.ours / "train/empty").mkdir()
+        (self.ours / "train/empty/notes.txt").write_text("")
+        self.refused("train/empty holds no pictures: expected files ending in .jpg, .jpeg, .png")
+        for label in ("a", "b", "empty"):
+            (self.ours / "train" / label).rename(self.root / label)
+        self.refused("train has no pictures in folders: expected")
+        error = self.assertRaises(DatasetUnavailable, make_images, root=self.root, name="others")
+        self.assertIn("others/train is not there", str(error))
+
+    def test_pictures(self) -> None:
+        """Damaged, of something else, empty, or deeper than bytes: the file is named."""
+        file = self.ours / "train/a/1.png"
+        whole = file.read_bytes()
+        for content, words in (
+            (whole[:60], "is damaged: OSError"),
+            (b"<html>", "is an HTML page, expected a picture"),
+            (b"\1\2\3\4", "is damaged, or of a format that Pillow cannot read, expected a picture"),
+            (b"", "is empty"),
+        ):
+            file.write_bytes(content)
+            self.refused(f"{file} {words}")
+        Image.fromarray(np.zeros((6, 7), np.uint16)).save(file)
+        self.refused(f"{file} has pixels of mode I;16, expected 8 bits a channel")
+        file.unlink()
+        file.symlink_to("nowhere")
+        self.refused(f"{file} is a link to nowhere, which is not there")
+
+    def test_sizes(self) -> None:
+        """Pictures that differ in size are named, with the cure."""
+        Image.new("RGB", (8, 9)).save(self.ours / "train/b/0.png")
+        self.refused("train/b/0.png is 8 x 9 pixels, and ", "train/a/0.png 7 x 6: give size=N")
+        Image.new("RGB", (7, 6)).save(self.ours / "train/b/0.png")
+        Image.new("RGB", (8, 9)).save(self.ours / "test/a/0.png")
+        self.refused("test/a/0.png is 8 x 9 pixels, and ", "train/a/0.png 7 x 6: give size=N")
+
+    def test_parameters(self) -> None:
+        """Names that could be paths, and sizes that make no sense."""
+        self.assertRaises(BadParameter, make_images, root=self.root, name="../ours")
+        for size in (-1, 5000):
+            error = self.assertRaises(BadParameter, self.read, size=size)
+            self.assertIn(f"size must be a whole number from 1 to 4096, got {size}", str(error))
+        text = "images:name=ours,size=4,gray=true"
+        error = self.assertRaises(BadParameter, registry().make, "dataset", text, root=self.root)
+        self.assertIn("did you mean 'grey'", str(error))
+
+    def test_no_room(self) -> None:
+        """Pictures take at most half of what the disk has left."""
+        free = shutil.disk_usage(self.root)._replace(free=2 * 8 * 126 - 1)
+        self.patch(shutil, "disk_usage", lambda _: free)
+        words = f"the pictures in {self.ours} take 0 MiB when decoded, over half of the 0 MiB that"
+        self.refused(words, "give a smaller size=N")
+        self.patch(shutil, "disk_usage", lambda _: free._replace(free=2 * 8 * 126))
+        self.read()
+
+    def test_no_place_to_decode_to(self) -> None:
+        """A cache folder that cannot be made: how to name another."""
+        self.cache.parent.chmod(0o755)
+        self.cache.write_text("")
+        self.refused(f"the pictures in {self.ours} cannot be decoded into {self.cache}/byzpy-tw",
+                     "set the environment's XDG_CACHE_HOME")  # fmt: skip
+        self.cache.unlink()
+        self.cache.mkdir(0o555)
+        for path in (self.root.parent, self.cache.parent):
+            path.chmod(0o755)
+        as_another_user(lambda: self.refused("Permission denied", "XDG_CACHE_HOME"))
