@@ -39,6 +39,7 @@ from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.records.resume import read_recorded_plugin_files
 from byzpy_tw.scaffold.writing import KINDS, write_single_file
+from byzpy_tw.sweep.grid import command_line
 from byzpy_tw.tap import Options, makeService
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.fake_server import HERE
@@ -170,7 +171,7 @@ class LoadingTests(SynchronousTestCase):
 
     def test_classes_with_annotations(self) -> None:
         """They are looked up in the module, as those of any other."""
-        path = folder(self) / "mine.py"
+        path = plugin_file(self, "")
         path.write_text(
             dedent("""
             from __future__ import annotations
@@ -232,6 +233,7 @@ class LoadingTests(SynchronousTestCase):
         found = parse_invocation(["--in-process", "--plugin", str(path)])
         self.assertEqual(found.registry().entry("model", "net").distribution, "mine.py")
         self.assertEqual(found.configuration().plugin, (str(path),))
+        self.assertIn(f"--plugin {path}", command_line(found.configuration()))
         given, _ = _options(None, None, {"plugin": path})
         self.assertEqual(given["plugin"], (str(path),))
         same = RunConfig(in_process=True)
