@@ -312,6 +312,13 @@ class GoOnTests(Case):
                 with self.assertRaisesRegex(RunDirectoryError, words):
                     go_on()
 
+    def test_a_misspelt_option(self) -> None:
+        """An object that no option takes is not passed over."""
+        path = self.run_with().path
+        for read in (byzpy_tw.verify, Result.read):
+            with self.assertRaisesRegex(ConfigError, "no object is given as modle=; did you mean"):
+                read(path, modle=Net)
+
     def test_from_the_command_line(self) -> None:
         """One line that says how to go on."""
         path = self.run_with().path
@@ -418,7 +425,7 @@ class MistakeTests(Case):
         for changes, words in (
             ({"model": Net()}, "model= is an instance of Net: give what makes it, model=Net"),
             ({"model": {}}, "model= is a dict, expected a class of torch.nn.Module"),
-            ({"model": Sized}, "needs width (of a run it gets classes, shape, root): give a function"),
+            ({"model": Sized}, "needs width (of a run it gets classes, shape, root): give a f"),
             ({"dataset": [X, Y]}, "dataset= is two arrays, expected four arrays"),
             ({"task": of_one}, "task=MistakeTests.test_wrong_kinds.of_one cannot be called as"),
             ({"task": nn.MSELoss(reduction="none")}, "reduction='none', expected 'mean' or 'sum'"),

@@ -115,8 +115,15 @@ class _Digest:
         if isinstance(thing, np.generic):
             return (b"scalar", str(thing.dtype).encode(), thing.tobytes())
         if isinstance(thing, np.ndarray):
-            content = thing.tolist() if thing.dtype.hasobject else thing.tobytes()
-            return (b"array", str(thing.dtype).encode(), thing.shape, content)
+            if thing.dtype.hasobject:
+                return (b"array", thing.shape, thing.tolist())
+            flat = np.ascontiguousarray(thing).reshape(-1).view(np.uint8)
+            return (
+                b"array",
+                str(thing.dtype).encode(),
+                thing.shape,
+                hashlib.sha256(flat.data).digest(),
+            )
         if isinstance(thing, list):
             return (b"list", *thing)
         if isinstance(thing, Mapping):
