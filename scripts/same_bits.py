@@ -137,7 +137,7 @@ class Configuration:
 
 
 def implied(options: Sequence[str]) -> str:
-    """What a tree with `options` is given, to do as one without them."""
+    """Return the options that have a tree with `options` do as one without them."""
     return " ".join(f"{name} {value}" for name, value in IMPLIED.items() if name in options)
 
 
@@ -233,7 +233,7 @@ class Tree:
 
     @property
     def implied(self) -> str:
-        """What it is given to do as an older tree."""
+        """Return the options that have it do as an older tree."""
         return implied(self.names.get(OPTION, ()))
 
     def stop(self) -> None:

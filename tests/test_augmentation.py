@@ -114,8 +114,8 @@ class NodeTests(SynchronousTestCase):
         for augment, words in (
             ("crop-flip", "crop-flip changes images (channels, height, width)"),
             ("crop", "augment is 'crop', expected none, crop-flip or an object"),
-            (3, "a callable of examples and numbers with an attribute draws"),
-            (lambda x, numbers: x, "with an attribute draws, from 0 to 1000"),
+            (3, "a callable of examples and numbers with an attribute random_numbers"),
+            (lambda x, numbers: x, "with an attribute random_numbers, from 0 to 1000"),
         ):
             error = self.assertRaises(UnsuitableData, Dataset, "d", x, x, 1, augment=augment)
             self.assertIn("data 'd': ", str(error))
@@ -125,7 +125,7 @@ class NodeTests(SynchronousTestCase):
 class Noise:
     """Adds noise; the others are wrong in a way each."""
 
-    draws = 3
+    random_numbers = 3
 
     def __call__(self, x: Tensor, numbers: Tensor) -> Any:
         return x + numbers.float().mean(dim=1, keepdim=True)
@@ -217,7 +217,7 @@ class PageTests(SynchronousTestCase):
         found: dict[str, Any] = {}
         exec(block, found)
         try_augmentation(found["data"], 0)
-        self.assertEqual(found["data"].augment.draws, 1)
+        self.assertEqual(found["data"].augment.random_numbers, 1)
 
     def test_its_line_of_memory(self) -> None:
         """The error is as it is raised."""

@@ -140,7 +140,9 @@ class TrainersTests(SynchronousTestCase):
         device = RecordingDevice()
         pool = HandCrankedPool(eager=True)
         built = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
-        prepared: Any = SimpleNamespace(dataset=built.dataset, trial_outcome=built.trial_outcome)
+        prepared: Any = SimpleNamespace(
+            dataset=built.dataset, trial_outcome=built.trial_outcome, data_root=None
+        )
         server = InProcessServer(ClockReactor(), pool, 1, registry(), prepared, device)
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         opened = self.successResultOf(Deferred.fromCoroutine(server.open("r", SPEC, sink)))

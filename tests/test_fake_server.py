@@ -150,6 +150,9 @@ class InProcessServerTests(ServerContract, SynchronousTestCase):
         here = environment(REGISTRY, probe="p", device="cpu", threads=1)
         pool = HandCrankedPool(eager=True)
         prepared: Any = SimpleNamespace(
-            dataset=built.dataset, trial_outcome=built.trial_outcome, environment=here
+            data_root=None,
+            dataset=built.dataset,
+            trial_outcome=built.trial_outcome,
+            environment=here,
         )
         return InProcessServer(ClockReactor(), pool, 1, REGISTRY, prepared)

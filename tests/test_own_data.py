@@ -21,10 +21,10 @@ class PageTests(SynchronousTestCase):
 
     @pytest.mark.slow
     def test_it_runs(self) -> None:
-        """Arrays are learnt, mapped, and cut by participant; pictures are decoded."""
+        """Arrays are learnt, mapped, and cut by participant; so is text; pictures are decoded."""
         found = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
         blocks = [code for language, code in found if language == "python"]
-        self.assertEqual(len(blocks), 5)
+        self.assertEqual(len(blocks), 6)
         here, names = folder(self), dict[str, Any]()
         self.patch(os, "environ", {**os.environ, "XDG_CACHE_HOME": str(here / "cache")})
         with contextlib.chdir(here):

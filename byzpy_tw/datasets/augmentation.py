@@ -7,29 +7,36 @@ inputs are the same wherever it is computed.  Evaluation sees examples as they a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
-MOST_DRAWS = 1000
-Augment = Literal["none", "crop-flip"]  # the parameter of datasets of images
+MOST_NUMBERS = 1000
+# The parameter of datasets of images.
+Augment = Annotated[
+    Literal["none", "crop-flip"],
+    {
+        "none": "examples as they are",
+        "crop-flip": "shifted by up to 4 pixels, and every other one mirrored",
+    },
+]
 
 
 class Augmentation(Protocol):
     """A random change of training examples."""
 
     @property
-    def draws(self) -> int:
+    def random_numbers(self) -> int:
         """The count of numbers that it needs for each example."""
 
     def __call__(self, examples: Any, numbers: Tensor, /) -> Any:
         """Return changed `examples`, of the same shape and dtype, in memory of their own.
 
         `examples` are ``(k, *shape)``, as a split's ``x`` has them: before they are normalised.
-        `numbers` are ``(k, draws)`` float64 in [0, 1).  Row i of the result depends on the rows i
-        alone.
+        `numbers` are ``(k, random_numbers)`` float64 in [0, 1).  Row i of the result depends on
+        the rows i alone.
         """
 
 
@@ -42,7 +49,7 @@ class CropFlip:
     """
 
     pad: int = 4
-    draws: int = 3
+    random_numbers: int = 3
 
     def __call__(self, examples: Tensor, numbers: Tensor, /) -> Tensor:
         count, _, height, width = examples.shape
@@ -67,15 +74,15 @@ def find_augmentation(given: Any) -> Any:
     return given
 
 
-def fault_of(augment: Any, shape: Any) -> str:
+def augmentation_fault(augment: Any, shape: Any) -> str:
     """Return why `augment` cannot change examples of `shape`; empty where nothing is wrong."""
     if isinstance(augment, str):
         return f"augment is {augment!r:.80}, expected none, {', '.join(BUILTIN)} or an object"
-    draws = getattr(augment, "draws", None)
-    if not callable(augment) or type(draws) is not int or not 0 <= draws <= MOST_DRAWS:
+    count = getattr(augment, "random_numbers", None)
+    if not callable(augment) or type(count) is not int or not 0 <= count <= MOST_NUMBERS:
         return (
             f"augment is {augment!r:.80}, expected a name or a callable of examples and numbers "
-            f"with an attribute draws, from 0 to {MOST_DRAWS}"
+            f"with an attribute random_numbers, from 0 to {MOST_NUMBERS}"
         )
     if isinstance(augment, CropFlip) and (not isinstance(shape, tuple) or len(shape) != 3):
         return f"crop-flip changes images (channels, height, width), and its examples are {shape}"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from byzpy_tw.batches import Batch, Shape, length, map_tensors, shape_of, tensors_of
 from byzpy_tw.datasets import tensors
-from byzpy_tw.datasets.augmentation import Augmentation, fault_of, find_augmentation
+from byzpy_tw.datasets.augmentation import Augmentation, augmentation_fault, find_augmentation
 from byzpy_tw.datasets.tensors import IGNORED, is_normalised, named, type_name
 from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.vectors import sha256_of
@@ -104,7 +104,7 @@ class Dataset:
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         if self.nodes is not None:
             self._check_nodes(tensors.plain_tensor(self.nodes, "nodes", "nodes"))
-        if self.augment is not None and (why := fault_of(self.augment, self.shape)):
+        if self.augment is not None and (why := augmentation_fault(self.augment, self.shape)):
             raise self._unsuitable(why)
         for what in ("mean", "std"):
             # Numbers of other kinds are converted; the class is frozen.

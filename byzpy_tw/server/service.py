@@ -239,11 +239,12 @@ class ByzpyServer(Service):
             for session in list(self._sessions):
                 session.abort()
             self.log_limiter.stop()
-            if self._trim_call is not None and self._trim_call.active():
-                self._trim_call.cancel()
             # It joins threads, so it may not run in the reactor's.
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(self.reactor, threads, self.pool.shutdown, cancel_futures=True)
+            # Only now: a session that was reading data schedules it when that ends.
+            if self._trim_call is not None and self._trim_call.active():
+                self._trim_call.cancel()
             pid = os.getpid()
             line = event_line(f"byzpy-server {pid} stopped", "server-stopped", pid=pid)
             self.log.info("{line}", line=line)

@@ -39,7 +39,7 @@ class MultiLabel:
         if why := check_one_tensor(data):
             return why
         if data.classes is not None:
-            return "its Dataset has classes: give it classes=None, the labels are 0 or 1"
+            return "its targets are classes: make them (N, L) of 0 and 1, with classes=None"
         if len(self.target_shape) != 1:
             return (
                 f"its targets are of shape {self.target_shape} for each example, expected (L,): "

@@ -32,7 +32,7 @@ class NextToken:
     target_shape: tuple[int, ...]
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("perplexity", better="lower", format=".2f"),
+        Metric("perplexity", better="lower", format=".4g"),
         Metric("token_accuracy", format=".2%"),
     )
 

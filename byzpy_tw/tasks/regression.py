@@ -68,7 +68,7 @@ class Regression:
         if why := check_one_tensor(data):
             return why
         if data.classes is not None:
-            return "its Dataset has classes: give it classes=None, the targets are numbers"
+            return "its targets are classes: make them y.float(), with classes=None"
         if tensors_of(data.train.y)[0].dtype == torch.bool:
             return "its targets are true or false, expected numbers: y.float(), or multi-label"
         return ""

@@ -19,11 +19,11 @@ EXAMPLES = 8  # of the trial
 
 
 def draw_numbers(data: Dataset, count: int, stream: Callable[[], np.random.Generator]) -> Tensor:
-    """Return the numbers for the augmentation of `count` examples, ``(count, draws)`` float64."""
-    draws = 0 if data.augment is None else data.augment.draws
-    if not draws:
+    """Return the numbers for the augmentation of `count` examples, ``(count, r)`` float64."""
+    each = 0 if data.augment is None else data.augment.random_numbers
+    if not each:
         return torch.empty(count, 0, dtype=torch.float64)
-    return torch.from_numpy(stream().random((count, draws)))
+    return torch.from_numpy(stream().random((count, each)))
 
 
 def augment_examples(
