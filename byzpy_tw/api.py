@@ -34,7 +34,7 @@ from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed
-from byzpy_tw.given.options import is_object
+from byzpy_tw.given.options import has_objects, is_object
 from byzpy_tw.records.folder import discard_unbegun, read_run
 from byzpy_tw.report.result import Result
 from byzpy_tw.text import encodable
@@ -76,7 +76,8 @@ def run(
     killed).  Without `check`, a run that was begun and ended early is returned too: see the
     result's ``status`` and ``error``.  Ctrl-C ends the run in order, with a checkpoint.
     """
-    if any(is_object(name, value) for name, value in options.items()):
+    objects = any(is_object(name, value) for name, value in options.items())
+    if objects or (resume is not None and _had_objects(expand_home(resume))):
         return _run_here(config, resume, check, show, options)
     given, beneath = _options(config, resume, options)
     fresh = False
@@ -170,6 +171,14 @@ def _run_here(
     return _result(path, ended.error, check, objects)
 
 
+def _had_objects(folder: Path) -> bool:
+    """Return whether the run in `folder` was given objects; False where there is no run."""
+    try:
+        return has_objects(read_run(folder).config)
+    except ByzpyTwError:
+        return False  # the run's process says what is wrong
+
+
 def _prepare(
     config: Config | None,
     resume: str | PathLike[str] | None,
@@ -188,7 +197,7 @@ def _prepare(
         registry = objects.add_to(_registry(given))
         return objects, prepare_run(RunConfig(**given), registry, beneath)
     folder = expand_home(resume)
-    objects.check_recorded(folder, read_run(folder).options)
+    objects.check_recorded(folder, read_run(folder).config)
     return objects, prepare_resume(
         folder, given, objects.add_to(_registry(given, folder)), tell
     )  # fmt: skip

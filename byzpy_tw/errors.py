@@ -284,11 +284,12 @@ class ShardTooSmall(ConfigError, code="SHARD_TOO_SMALL", wire=True):
 class UnsuitableModel(ByzpyTwError, ValueError, code="UNSUITABLE_MODEL", wire=True):
     """The model cannot be trained by exchanging gradients; says why.
 
-    Statistics outside of its parameters (BatchNorm), parameters that are not float32, a
-    module that cannot be made on the meta device, or data of a shape that it does not take.
+    Trained parameters that are not float32, BatchNorm where its statistics would mean nothing,
+    buffers that change, a module that cannot be made on the meta device, data of a shape that it
+    does not take, or a missing or unfit file for ``init=NAME``.
 
-    What to do: GroupNorm or LayerNorm in BatchNorm's place, float32 parameters, no reading of
-    values in the constructor; or another ``--model``.
+    What to do: float32 parameters, or frozen ones; GroupNorm or LayerNorm in BatchNorm's place;
+    no reading of values in the constructor; or another ``--model``.
     """
 
 

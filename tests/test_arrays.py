@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -347,6 +349,7 @@ class MistakeTests(ArraysCase):
             ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
             ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
             ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
+            ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
             ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
             ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
             ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),
@@ -366,6 +369,53 @@ class MistakeTests(ArraysCase):
         write_npz(self.root, given)
         [line] = self.read().non_finite()
         self.assertIn("training data of 'ours' holds NaN or infinity in 1 of 40 examples", line)
+
+
+class PropertyTests(ArraysCase):
+    @settings(deadline=None, max_examples=30)
+    @given(
+        st.sampled_from(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"]),
+        st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        st.integers(0, 2**32 - 1),
+    )
+    def test_round_trip(self, kind: str, shape: list[int], seed: int) -> None:
+        """Numbers of each type and shape come back to the bit, from each kind of file."""
+        bits = np.random.default_rng(seed).integers(0, 2 if kind == "?" else 100, (9, *shape))
+        x = bits.astype(kind)
+        for number, write in enumerate(WRITERS):
+            root = self.root / str(number)
+            root.mkdir(exist_ok=True)
+            write(root, {"x_train": x, "y_train": bits, "x_test": x[:2], "y_test": bits[:2]})
+            data = arrays(root=root, name="ours")
+            self.assertEqual(data.train.x.numpy().dtype, x.dtype)
+            self.assertTrue(np.array_equal(data.train.x.numpy(), x))
+            self.assertTrue(np.array_equal(data.test.y.numpy(), bits[:2]))
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.data())
+    def test_damaged_anyhow(self, drawn: st.DataObject) -> None:
+        """Bytes that are changed or missing give an error of this package, or other numbers."""
+        number = drawn.draw(st.integers(0, 2))
+        root = self.root / str(number)
+        if not root.exists():
+            root.mkdir()
+            WRITERS[number](root, made(8))
+        file = next(p for p in sorted(root.rglob("*")) if p.is_file())
+        whole = file.read_bytes()
+        content = bytearray(whole)
+        # Half of them where headers are, at either end.
+        near = st.integers(0, min(200, len(whole) - 1))
+        places = st.one_of(st.integers(0, len(whole) - 1), near, near.map(lambda n: -1 - n))
+        for place in drawn.draw(st.lists(places, max_size=4)):
+            content[place] = drawn.draw(st.integers(0, 255))
+        content = content[: drawn.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))]
+        file.write_bytes(content)
+        try:
+            arrays(root=root, name="ours").digest()
+        except ByzpyTwError as e:
+            self.assertNotIn("\n", str(e))
+        finally:
+            file.write_bytes(whole)
 
 
 SPEC = RunSpec(

@@ -169,12 +169,18 @@ class TrainingTests(StatisticsCase):
             (Normalised, {"partition": "local"}, ("norm is a BatchNorm1d", "norm=group")),
             (Normalised, {"batch_size": 1}, ("hold one", "--batch-size 1")),
             (Images, {"micro_batch_size": 1}, ("one is a BatchNorm2d", "--micro-batch-size 1")),
+            (
+                Normalised,
+                {"batches": "epochs:keep", "batch_size": 26},
+                ("a shard of 27 examples", "ends in a batch of one"),
+            ),
             (OfItsOwn, {}, ("layer norm (OwnNorm)", "a forward pass of its own")),
         ):
             error = self.assertRaises(UnsuitableModel, self.host, model, **changed)
             for word in words:
                 self.assertIn(word, str(error))
         self.host(Instances, micro_batch_size=1)
+        self.host(Normalised, batches="epochs", batch_size=26)
         self.host(FrozenStatistics, partition="local", batch_size=1)
 
 

@@ -428,5 +428,14 @@ class NamesTests(SynchronousTestCase):
         names = [name for name, _, _ in BUILTIN]
         self.assertEqual(
             names,
-            ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic", "arrays", "images"],
+            [
+                "mnist",
+                "fashion-mnist",
+                "cifar10",
+                "mnist5k",
+                "synthetic",
+                "text",
+                "arrays",
+                "images",
+            ],  # fmt: skip
         )

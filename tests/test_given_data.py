@@ -67,6 +67,23 @@ class ArrayTests(SynchronousTestCase):
             made = to_dataset((x[:4], Y[:4], x[4:], Y[4:]))
             self.assertEqual(made.train.x.tolist(), x[:4].tolist())
 
+    def test_several_inputs(self) -> None:
+        """Arrays by their names, on either side; tokens stay whole numbers."""
+        tokens = np.arange(12).reshape(6, 2)
+        x = [{"tokens": tokens[part], "size": X[part]} for part in (slice(4), slice(4, 6))]
+        data = to_dataset((x[0], Y[:4], x[1], Y[4:]))
+        self.assertEqual(data.shape, {"size": (2,), "tokens": (2,)})
+        self.assertEqual(data.train.x["tokens"].dtype, torch.int64)
+        items = [({"tokens": t, "size": s}, int(y)) for t, s, y in zip(tokens, X, Y)]
+        again = to_dataset((Pairs(*items[:4]), Pairs(*items[4:])))
+        self.assertEqual(again.digest(), data.digest())
+        y = {"label": Y, "mask": X[:, 0] > 3}
+        parts = [
+            {name: array[part] for name, array in y.items()} for part in (slice(4), slice(4, 6))
+        ]
+        several = to_dataset((X[:4], parts[0], X[4:], parts[1]))
+        self.assertEqual((several.classes, several.target_shape), (None, {"label": (), "mask": ()}))
+
     def test_a_dataset(self) -> None:
         """It is taken as it is."""
         split = Split(torch.ones(2, 3), torch.tensor([0, 1]))
@@ -93,8 +110,7 @@ class ArrayTests(SynchronousTestCase):
             ("x_train", np.array(["a"] * 4), "x_train is an array of <U1, expected numbers"),
             ("x_train", np.array([[1], [1, 2]], dtype=object), "rows of different lengths?"),
             ("y_train", Y[:3], "x_train has 4 examples and y_train 3, expected as many"),
-            ("x_test", X[4:, :1], "an example of x_train is (2,) of torch.float32, and of x_test "
-                                  "(1,)"),
+            ("x_test", X[4:, :1], "training and test examples differ in shape: (2,) and (1,)"),
             ("y_train", np.array([-1, 0, 1, 2]), "whole numbers from -1 to 2: of classes they run "
                                                  "from 0"),
             ("y_train", np.array([0, 1, 2, 10**6]), "from 0 to 1000000"),
@@ -161,7 +177,8 @@ class TorchDatasetTests(SynchronousTestCase):
             (3, "the train dataset is a int, expected", ConfigError),
             (Broken(1), "the train dataset raised OSError: the disk is gone", BrokenPlugin),
             (Pairs((1, 2, 3)), "item 0 is a tuple of 3, expected (input, target)", UnsuitableData),
-            (Pairs(({}, 1)), "x_train: item 0 is a dict, expected a tensor", UnsuitableData),
+            (Pairs(({}, 1)), "x_train is empty, expected arrays by their names", UnsuitableData),
+            (Pairs(({"a": 1}, 1), (2, 1)), "x_train: item 0 is a dict, expected", UnsuitableData),
             (Pairs((torch.ones(2), 1), (torch.ones(3), 1)), "item 1 is (3,)", UnsuitableData),
             (Pairs((torch.ones(2), "cat")), "y_train: item 0 is a str", UnsuitableData),
         ):

@@ -58,7 +58,11 @@ class ImagesCase(SynchronousTestCase):
 class ReadTests(ImagesCase):
     def test_as_torchvision(self) -> None:
         """Pixels and classes are those of `ImageFolder`."""
+        (self.ours / "train/.ipynb_checkpoints").mkdir()
+        (self.ours / "train/a/._0.png").write_bytes(b"of macOS")
         data = self.read()
+        (self.ours / "train/.ipynb_checkpoints").rmdir()
+        (self.ours / "train/a/._0.png").unlink()
         for part, split in (("train", data.train), ("test", data.test)):
             theirs = ImageFolder(str(self.ours / part))
             for number, (picture, label) in enumerate(theirs):

@@ -231,7 +231,7 @@ class TorchvisionTests(SynchronousTestCase):
         self.assertTrue(all(map(torch.equal, *gradients)))
 
     def test_sizes(self) -> None:
-        """Those that are made for one size are made for the data's; second outputs are left out."""
+        """An architecture of one size is made for the data's; second outputs are left out."""
         for arch, size, d in (
             ("vit-b-32", 64, 87_424_517), ("Inception_v3", 96, 21_795_813),
             ("googlenet", 32, 5_605_029),

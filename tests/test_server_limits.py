@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import torch
+from attrs import evolve
 
 from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
+    BadParameter,
     LimitExceeded,
     ServerBusy,
     UnknownRun,
@@ -17,6 +20,7 @@ from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import D, ServerCase
+from tests.support import folder
 
 MANY = 1200
 
@@ -98,6 +102,27 @@ class LimitTests(ServerCase):
         self.assertRaises(LimitExceeded, trainer.open_run, "c", dataset=one + ",seed=1")
         for name in "ab":
             trainer.ask(commands.CloseRun, run=name)
+        self.assertFree()
+
+    def test_mapped_data(self) -> None:
+        """Arrays that are mapped from files do not count, those that are read do."""
+        root = folder(self)
+        self.server.config = evolve(self.server.config, data_root=str(root))
+        x, y = np.zeros((500, 1024), np.float32), np.arange(500) % 2
+        content = {"x_train": x, "y_train": y, "x_test": x[:2], "y_test": y[:2]}
+        np.savez(root / "whole.npz", **content)
+        (root / "mapped").mkdir()
+        for name, array in content.items():
+            np.save(root / "mapped" / f"{name}.npy", array)
+        trainer = self.trainer()
+        trainer.open_run("a", dataset="arrays:name=mapped", model="logreg")
+        error = self.assertRaises(
+            LimitExceeded, trainer.open_run, "b", dataset="arrays:name=whole", model="logreg"
+        )
+        self.assertIn("data of 2 MiB beside 0 MiB of other runs", str(error))
+        for name in ("../whole", "mapped/x_train", ".", "/etc/passwd"):
+            self.assertRaises(BadParameter, trainer.open_run, "c", dataset=f"arrays:name={name}")
+        trainer.ask(commands.CloseRun, run="a")
         self.assertFree()
 
     def test_pieces_of_data(self) -> None:

@@ -41,6 +41,7 @@ USES = {
     "datasets.arrays re.compile": OPTION + "the name of files, and no path",
     "datasets.cifar_files _describe_mismatch endswith": FILE + "a packed file",
     "datasets.tensors type_name removeprefix": SHOWN + "torch's name of a dtype",
+    "datasets.image_folders _shown startswith": FILE + "hidden files and folders",
     "datasets.files describe_content removeprefix": FILE + "a byte-order mark",
     "datasets.files describe_content startswith": FILE + "first bytes of known formats",
     "datasets.mnist_files _IdxFiles._misplaced endswith": FILE + "a packed file",

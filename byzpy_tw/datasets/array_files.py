@@ -104,7 +104,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             what = describe_content(head) if head[:2] != b"PK" else "a zip archive cut short"
             size = os.fstat(file.fileno()).st_size
             raise FileFault(f"is {what or 'damaged'}, {size} bytes in all, expected an .npz file")
-        with zipfile.ZipFile(file) as archive:
+        try:
+            archive = zipfile.ZipFile(file)
+        except Exception as e:  # parsers of zip archives raise anything
+            raise FileFault(f"is damaged: {one_line(e)}") from e
+        with archive:
             yield archive
 
 
@@ -121,7 +125,7 @@ def _read_member(path: Path, member: str) -> Tensor:
         raise FileFault(
             "does not fit in memory: save it as a folder of .npy files, which are mapped"
         ) from e
-    except Exception as e:  # parsers of zip archives raise anything
+    except Exception as e:
         raise FileFault(f"is damaged: {one_line(e)}") from e
 
 

@@ -14,9 +14,11 @@ from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.tensors import label_bounds
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
+from byzpy_tw.text import clean
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
+_PLAUSIBLE = 1000  # classes, of any number of examples
 _NODES = "node_train"  # the participant of each training example
 
 
@@ -36,17 +38,17 @@ def arrays(
     files = open_arrays(Path(root).absolute(), name)
     missing = [key for key in _NEEDED if not _names(files, key)]
     if missing:
+        found = clean(", ".join(sorted(files.readers)) or "nothing", 200)
         raise DatasetUnavailable(
-            f"{files.place} has no {', '.join(missing)}: it has "
-            f"{', '.join(sorted(files.readers)[:20]) or 'nothing'}, expected {', '.join(_NEEDED)} "
+            f"{files.place} has no {', '.join(missing)}: it has {found}, expected "
+            f"{', '.join(_NEEDED)} "
             f"(or {missing[0]}.NAME for each of several); arrays of length 0 say that there is no "
             "test data"
         )
     try:
         train, test = (_split(files, part) for part in ("train", "test"))
-        found = classes or max(map(_count_classes, (train, test))) or None
         return Dataset(
-            name, train, test, found,
+            name, train, test, classes or _count_classes(train, test),
             mean=_numbers(files, "mean", mean), std=_numbers(files, "std", std),
             nodes=files.read(_NODES) if _NODES in files.readers else None, mapped=files.mapped,
             augment=augment,
@@ -74,9 +76,8 @@ def _names(files: ArrayFiles, key: str) -> dict[str, str]:
 def _batch(files: ArrayFiles, key: str) -> Batch:
     names = _names(files, key)
     if "" in names and len(names) > 1:
-        raise UnsuitableData(
-            f"it has {', '.join(names.values())}: one array, or several each with a name"
-        )
+        there = clean(", ".join(names.values()), 200)
+        raise UnsuitableData(f"it has {there}: one array, or several each with a name")
     found = {name: files.read(there) for name, there in names.items()}
     return found.get("", found)
 
@@ -95,12 +96,22 @@ def _are_labels(y: Tensor) -> bool:
     return y.ndim == 1 and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
 
 
-def _count_classes(split: Split) -> int:
-    """Return one more than the largest label, of targets ``(N,)`` of whole numbers; else 0."""
-    y = split.y
-    if not isinstance(y, Tensor) or not _are_labels(y) or not len(y):
-        return 0
-    return 1 + max(0, label_bounds(y)[1])
+def _count_classes(*splits: Split) -> int | None:
+    """Return one more than the largest label, of targets ``(N,)`` of whole numbers; else None.
+
+    Raises `UnsuitableData` where it is so large that they may be amounts.
+    """
+    labels = [s.y for s in splits if isinstance(s.y, Tensor) and _are_labels(s.y)]
+    if not labels:
+        return None
+    found = 1 + max(0, *(label_bounds(y)[1] for y in labels))
+    if found > max(_PLAUSIBLE, len(splits[0])):
+        raise UnsuitableData(
+            f"y_train and y_test are whole numbers up to {found - 1}, of {len(splits[0])} training "
+            f"examples: give classes={found} if they are classes, and save them as floats if they "
+            "are amounts"
+        )
+    return found
 
 
 def _numbers(files: ArrayFiles, what: str, given: float) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from byzpy_tw.datasets.array_files import open_arrays
 from byzpy_tw.datasets.arrays import check_name
+from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.download import download_lock
 from byzpy_tw.datasets.files import (
@@ -48,6 +49,7 @@ def images(
     grey: bool = False,
     mean: float = 0.0,
     std: float = 1.0,
+    augment: Augment = "none",
 ) -> Dataset:
     """Pictures of your own: `name/train/CLASS/*.png` and `name/test/CLASS/*.png` in the data root.
 
@@ -74,7 +76,7 @@ def images(
     )
     return Dataset(
         name, train, test, len(classes),
-        mean=(mean,), std=(std,), mapped=True, class_names=tuple(classes),
+        mean=(mean,), std=(std,), mapped=True, class_names=tuple(classes), augment=augment,
     )  # fmt: skip
 
 
@@ -114,11 +116,11 @@ class _Pictures:
         if fault := path_fault(top):
             raise FileFault(f"{fault}: {wanted}")
         try:
-            folders = sorted(p for p in top.iterdir() if p.is_dir())
+            folders = [path for path in _shown(top) if path.is_dir()]
             found = [
                 (folder.name, path)
                 for folder in folders
-                for path in sorted(folder.iterdir())
+                for path in _shown(folder)
                 if path.suffix.lower() in IMG_EXTENSIONS
             ]
         except FileNotFoundError:
@@ -251,6 +253,11 @@ class _Pictures:
             found = functional.resize(found, [self.size], antialias=True)
             found = functional.center_crop(found, [self.size, self.size])
         return functional.pil_to_tensor(found).numpy()
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what is in `folder`, sorted, but for hidden things, such as those of macOS."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _write_header(out: Any, shape: tuple[int, ...]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from byzpy_tw.datasets.arrays import check_name
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.files import FileFault, error_reason, exists, open_regular
 from byzpy_tw.errors import BadParameter, DatasetUnavailable
@@ -22,6 +23,7 @@ def text(*, root: Path, name: str, length: int = 64) -> Dataset:
 
     The target of each byte is the one after it.  The last tenth of the sequences is for testing.
     """
+    check_name(name)
     if not 1 <= length <= _LONGEST:
         raise BadParameter(f"length must be from 1 to {_LONGEST}, got {length}")
     path = Path(root).absolute() / f"{name}.txt"

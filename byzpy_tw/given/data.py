@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from byzpy_tw import global_random
+from byzpy_tw.batches import Batch, length
 from byzpy_tw.datasets import Dataset, Split
+from byzpy_tw.datasets.tensors import label_bounds, named, not_finite, rows_where
 from byzpy_tw.errors import ConfigError, UnsuitableData
 from byzpy_tw.plugin_code import plugin_call
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-TARGETS = ("y_train", "y_test")
 MOST_CLASSES = 100_000  # that are found in labels; more are given as ``Dataset(classes=...)``
-IGNORED = -100  # a label that torch's losses leave out
 _EXPECTED = (
     "four arrays (x_train, y_train, x_test, y_test), two torch datasets (train, test), or a "
     "byzpy_tw.Dataset"
@@ -47,34 +47,33 @@ def to_dataset(given: Any) -> Dataset:
             raise ConfigError(f"dataset= is two arrays, expected {_EXPECTED}")
         train, test = (_read(of, what) for of, what in zip(given, ("train", "test")))
         return _make("torch-datasets", (*train, *test))
-    return _make("arrays", tuple(_tensor(name, array) for name, array in zip(ARRAYS, given)))
+    return _make("arrays", tuple(_batch(name, array) for name, array in zip(ARRAYS, given)))
 
 
 # -- arrays ---------------------------------------------------------------------
 
 
+def _batch(name: str, given: Any) -> Batch:
+    """Return an array as a tensor, or arrays by their names as tensors by these."""
+    if isinstance(given, Mapping):
+        return {key: _tensor(f"{name}[{key!r}]", array) for key, array in given.items()}
+    return _tensor(name, given)
+
+
 def _tensor(name: str, array: Any) -> Tensor:
-    """Return `array` as a tensor, which shares its memory where it can; targets as torch's."""
+    """Return `array` as a tensor, which shares its memory where it can."""
     if isinstance(array, np.ndarray):
-        tensor = _from_numpy(name, array)
-    elif isinstance(array, Tensor):
-        tensor = array
-    elif isinstance(array, (list, tuple)):
+        return _from_numpy(name, array)
+    if isinstance(array, Tensor):
+        return array
+    if isinstance(array, (list, tuple)):
         raise UnsuitableData(
             f"{name} is a {type(array).__name__}, expected an array: numpy.array({name}) makes one"
         )
-    else:
-        cure = f": {name}.to_numpy()" if hasattr(array, "to_numpy") else ""
-        raise UnsuitableData(
-            f"{name} is a {type(array).__name__}, expected a NumPy array or a torch tensor{cure}"
-        )
-    targets = name in TARGETS
-    if tensor.dtype == torch.float64 and targets:
-        return tensor.to(torch.float32)
-    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if whole and tensor.dtype != torch.int64 and (targets or tensor.dtype != torch.uint8):
-        return tensor.to(torch.int64)
-    return tensor
+    cure = f": {name}.to_numpy()" if hasattr(array, "to_numpy") else ""
+    raise UnsuitableData(
+        f"{name} is a {type(array).__name__}, expected a NumPy array or a torch tensor{cure}"
+    )
 
 
 def _from_numpy(name: str, array: np.ndarray) -> Tensor:
@@ -94,49 +93,61 @@ def _from_numpy(name: str, array: np.ndarray) -> Tensor:
         ) from None
 
 
-def _make(name: str, tensors: tuple[Tensor, ...]) -> Dataset:
-    named = dict(zip(ARRAYS, tensors))
-    for what, tensor in named.items():
-        _check(what, tensor)
-    for x, y in (ARRAYS[:2], ARRAYS[2:]):
-        if len(named[x]) != len(named[y]):
+def _make(name: str, given: Sequence[Batch]) -> Dataset:
+    """Return the dataset of examples and targets in the order of `ARRAYS`."""
+    batches = dict(zip(ARRAYS, given))
+    for what in ARRAYS[1::2]:
+        if isinstance(y := batches[what], Tensor):
+            batches[what] = _targets(y)
+    for what, batch in batches.items():
+        _check(what, batch)
+    for examples, targets in (ARRAYS[:2], ARRAYS[2:]):
+        counts = length(batches[examples]), length(batches[targets])
+        if counts[0] != counts[1]:
             raise UnsuitableData(
-                f"{x} has {len(named[x])} examples and {y} {len(named[y])}, expected as many"
+                f"{examples} has {counts[0]} examples and {targets} {counts[1]}, expected as many"
             )
-    for train, test in (ARRAYS[::2], ARRAYS[1::2]):
-        one, other = named[train], named[test]
-        if (one.shape[1:], one.dtype) != (other.shape[1:], other.dtype):
+    x_train, y_train, x_test, y_test = batches.values()
+    train, test = Split(x_train, y_train), Split(x_test, y_test)
+    return Dataset(name, train, test, classes=_classes(train.y, test.y))
+
+
+def _targets(y: Tensor) -> Tensor:
+    """Return labels as int64, and real numbers as models compute with them."""
+    if y.dtype == torch.float64:
+        return y.to(torch.float32)
+    return y.to(torch.int64) if _are_labels(y) else y
+
+
+def _are_labels(y: Batch) -> bool:
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
+    return isinstance(y, Tensor) and whole and y.ndim == 1 and y.dtype != torch.bool
+
+
+def _check(what: str, batch: Batch) -> None:
+    """Raise `UnsuitableData` where `batch` has no examples, or holds NaN or infinity."""
+    if isinstance(batch, Mapping) and not batch:
+        raise UnsuitableData(f"{what} is empty, expected arrays by their names")
+    for name, tensor in named(batch):
+        if tensor.ndim == 0 or (what == "x_train" and not len(tensor)):
             raise UnsuitableData(
-                f"an example of {train} is {tuple(one.shape[1:])} of {one.dtype}, and of {test} "
-                f"{tuple(other.shape[1:])} of {other.dtype}: both must be alike"
+                f"{what}{name} is of shape {tuple(tensor.shape)}: it has no examples"
             )
-    x_train, y_train, x_test, y_test = tensors
-    classes = _classes(y_train, y_test)
-    return Dataset(name, Split(x_train, y_train), Split(x_test, y_test), classes=classes)
-
-
-def _check(name: str, tensor: Tensor) -> None:
-    """Raise `UnsuitableData` where `tensor` has no examples, or holds NaN or infinity."""
-    if tensor.ndim == 0 or (name == "x_train" and not len(tensor)):
-        raise UnsuitableData(f"{name} is of shape {tuple(tensor.shape)}: it has no examples")
-    step = max(1, 2**22 // max(1, tensor[0].numel())) if len(tensor) else 1
-    for start in range(0, len(tensor) if tensor.is_floating_point() else 0, step):
-        bad = ~torch.isfinite(tensor[start : start + step]).flatten(1 if tensor.ndim > 1 else 0)
-        if bool(bad.any()):
-            rows = bad.reshape(len(bad), -1).any(dim=1).nonzero()
+        if bad := rows_where(not_finite, tensor):
             raise UnsuitableData(
-                f"{name} holds NaN or infinity, first in example {start + int(rows[0, 0])}: leave "
-                "such examples out, or fill them in"
+                f"{what}{name} holds NaN or infinity, first in example {bad[0]} of {len(tensor)}: "
+                "leave such examples out, or fill them in"
             )
 
 
-def _classes(*targets: Tensor) -> int | None:
-    """Return the number of classes of whole numbers; None for other targets."""
-    filled = [y for y in targets if y.numel()]
-    if any(y.dtype != torch.int64 for y in targets) or not filled:
+def _classes(*targets: Batch) -> int | None:
+    """Return the number of classes of labels, one for an example; None of other targets."""
+    labels = [y for y in targets if isinstance(y, Tensor) and _are_labels(y) and len(y)]
+    if not labels:
         return None
-    low, high = min(int(y.min()) for y in filled), max(int(y.max()) for y in filled)
-    if (low < 0 and (low != IGNORED or targets[0].ndim == 1)) or high >= MOST_CLASSES:
+    bounds = [label_bounds(y) for y in labels]
+    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+    if low < 0 or high >= MOST_CLASSES:
         raise UnsuitableData(
             f"targets are whole numbers from {low} to {high}: of classes they run from 0; for "
             "numbers to be predicted give floats, for more classes a byzpy_tw.Dataset"
@@ -147,8 +158,8 @@ def _classes(*targets: Tensor) -> int | None:
 # -- torch datasets ---------------------------------------------------------------
 
 
-def _read(given: Any, what: str) -> tuple[Tensor, Tensor]:
-    """Read a map-style torch dataset once, in order, into two tensors."""
+def _read(given: Any, what: str) -> tuple[Batch, Batch]:
+    """Read a map-style torch dataset once, in order, into examples and targets."""
     who = f"the {what} dataset"
     if isinstance(given, torch_data.DataLoader):
         raise ConfigError(f"{who} is a DataLoader: give its .dataset")
@@ -158,8 +169,7 @@ def _read(given: Any, what: str) -> tuple[Tensor, Tensor]:
             "dataset, with __len__ and __getitem__, or arrays"
         )
     if isinstance(given, torch_data.TensorDataset) and len(given.tensors) == 2:
-        x, y = given.tensors
-        return _tensor(f"x_{what}", x), _tensor(f"y_{what}", y)
+        return given.tensors[0], given.tensors[1]
     if not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise ConfigError(f"{who} is a {type(given).__name__}, expected {_EXPECTED}")
     # Transforms that draw, draw the same each time.
@@ -175,8 +185,18 @@ def _read(given: Any, what: str) -> tuple[Tensor, Tensor]:
     return _stack(f"x_{what}", inputs), _stack(f"y_{what}", targets)
 
 
-def _stack(name: str, items: Iterable[Any]) -> Tensor:
-    """Return the items of a torch dataset as one tensor."""
+def _stack(name: str, items: Sequence[Any]) -> Batch:
+    """Return the items of a torch dataset as one tensor, or as one for each of their names."""
+    if items and all(
+        isinstance(item, Mapping) and item.keys() == items[0].keys() for item in items
+    ):
+        found = {key: _stack_tensors(f"{name}[{key!r}]", [i[key] for i in items])
+                 for key in items[0]}  # fmt: skip
+        return found
+    return _stack_tensors(name, items)
+
+
+def _stack_tensors(name: str, items: Sequence[Any]) -> Tensor:
     made = [_item(name, i, item) for i, item in enumerate(items)]
     for i, item in enumerate(made):
         if (item.shape, item.dtype) != (made[0].shape, made[0].dtype):
@@ -184,7 +204,7 @@ def _stack(name: str, items: Iterable[Any]) -> Tensor:
                 f"{name}: item {i} is {tuple(item.shape)} of {item.dtype}, and item 0 "
                 f"{tuple(made[0].shape)} of {made[0].dtype}: all must be alike"
             )
-    return _tensor(name, torch.stack(made) if made else torch.empty(0))
+    return torch.stack(made) if made else torch.empty(0, 1)
 
 
 def _item(name: str, i: int, item: Any) -> Tensor:

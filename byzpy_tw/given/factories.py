@@ -107,22 +107,26 @@ def _of_model(option: str, thing: Any) -> Made:
 
 @define(eq=False)
 class _NewModel:
-    """Makes a model, and refuses a factory that returns one that it returned before."""
+    """Makes a model, and refuses a factory whose models share memory: each is trained alone."""
 
     name: str
     factory: Callable[..., Any]
-    _last: Callable[[], Any] = field(default=lambda: None, init=False)
+    # By id: the parameters and buffers of the last one, for as long as they are alive.
+    _before: dict[int, Callable[[], Any]] = field(factory=dict, init=False)
 
     def __call__(self, **filled: Any) -> Any:
         made = self.factory(**filled)
         if not isinstance(made, nn.Module):
             return made  # `models.check` refuses it
-        if made is self._last():
-            raise UnsuitableModel(
-                f"{self.name} returned the same module twice: make a new one in each call, as in "
-                "model=lambda: Net(); its first values are drawn anew from the run's seed"
-            )
-        self._last = weakref.ref(made)
+        tensors = [*made.named_parameters(), *made.named_buffers()]
+        for name, tensor in tensors:
+            if self._before.get(id(tensor), lambda: None)() is tensor:
+                raise UnsuitableModel(
+                    f"{self.name} returned a module whose {name} is that of one before: make all "
+                    "of it anew in each call, as in model=lambda: Net(), and of a pretrained part "
+                    "a copy.deepcopy"
+                )
+        self._before = {id(tensor): weakref.ref(tensor) for _, tensor in tensors}
         return made
 
 

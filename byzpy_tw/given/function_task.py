@@ -10,6 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw.batches import Batch, Shape, length, map_tensors
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, ConfigError
 from byzpy_tw.given.code_digest import qualified_name
@@ -29,7 +30,7 @@ class FunctionTask:
 
     function: Callable[[Any, Any], Tensor]
     classes: int | None = None
-    target_shape: tuple[int, ...] = ()
+    target_shape: Shape = ()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -37,7 +38,7 @@ class FunctionTask:
 
     @property
     def _has_labels(self) -> bool:
-        return self.classes is not None and not self.target_shape
+        return self.classes is not None and self.target_shape == ()
 
     def check_data(self, data: Dataset) -> str:
         return ""
@@ -62,10 +63,10 @@ class FunctionTask:
             return (outputs.reshape(-1) > 0).long()
         return None
 
-    def weight(self, targets: Tensor) -> int:
-        return len(targets)
+    def weight(self, targets: Batch) -> int:
+        return length(targets)
 
-    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Batch) -> Tensor:
         found = self.function(outputs, targets)
         name = qualified_name(self.function)
         if not isinstance(found, Tensor):
@@ -79,9 +80,9 @@ class FunctionTask:
                 "one number: .mean() at its end, or reduction='mean'"
             )
         summed = getattr(self.function, "reduction", "mean") == "sum"
-        return found.reshape(()) * (1 if summed else len(targets))
+        return found.reshape(()) * (1 if summed else length(targets))
 
-    def sums(self, outputs: Any, targets: Tensor) -> Mapping[str, float]:
+    def sums(self, outputs: Any, targets: Any) -> Mapping[str, float]:
         if not self._has_labels:
             with torch.no_grad():
                 return {"loss": float(self.loss(outputs, targets))}
@@ -93,18 +94,21 @@ class FunctionTask:
             return {ACCURACY.name: sums["right"] / weight}
         return {MEAN_LOSS.name: sums["loss"] / weight}
 
-    def chance(self, targets: Tensor) -> Mapping[str, float]:
-        if not self._has_labels or not len(targets):
+    def chance(self, targets: Any) -> Mapping[str, float]:
+        if not self._has_labels:
             return {}
         return {ACCURACY.name: int(targets.bincount().max()) / len(targets)}
 
-    def flip(self, targets: Tensor) -> Tensor:
-        """Return C - 1 - y of C classes, and the values mirrored within the batch of others."""
-        if targets.dtype == torch.bool:
-            return ~targets
-        if self.classes is not None:
-            return torch.where(targets < 0, targets, self.classes - 1 - targets)
-        return targets.amin() + targets.amax() - targets if targets.numel() else targets.clone()
+    def flip(self, targets: Batch) -> Batch:
+        """Return C - 1 - y of C classes, and of others the values mirrored within the batch."""
+        return map_tensors(self._flip, targets)
+
+    def _flip(self, y: Tensor) -> Tensor:
+        if y.dtype == torch.bool:
+            return ~y
+        if self.classes is not None and y.dtype == torch.int64:
+            return torch.where(y < 0, y, self.classes - 1 - y)
+        return y.amin() + y.amax() - y if y.numel() else y.clone()
 
 
 def check_loss_function(function: Any) -> None:

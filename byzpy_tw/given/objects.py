@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.given.factories import GivenObject, to_given
-from byzpy_tw.given.options import KINDS, is_object
+from byzpy_tw.given.options import KINDS, is_object, recorded_texts
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.plugin_objects import GIVEN, recorded_object
 from byzpy_tw.plugins.registry import Entry
@@ -61,42 +61,32 @@ class GivenObjects:
             names[kind][GIVEN] = Entry(kind, GIVEN, _Factory(given), GIVEN, "0", named_seed=False)
         return attrs.evolve(registry, names=names)
 
-    def check_recorded(self, folder: Path, recorded: Mapping[str, Any]) -> None:
-        """Raise `RunDirectoryError` unless these are the objects of the run's `recorded` options.
+    def check_recorded(self, folder: Path, recorded: Any) -> None:
+        """Raise `RunDirectoryError` unless these are the objects of the `recorded` configuration.
 
         The message names each one that is missing or another.
         """
         faults = []
         for option in KINDS:
-            texts = recorded.get(option)
-            then = [text for text in _listed(texts) if recorded_object(text) is not None]
+            then = recorded_texts(recorded, option)
             now = [
                 _text(one) for one in self.by_option.get(option, ()) if isinstance(one, GivenObject)
             ]
             if not then:
                 continue
             if not now:
-                faults.append(f"{option} {_shown(then)} is not given")
+                faults.append(f"{option}= must be {_shown(then)}, and is not given")
             elif now != then:
-                faults.append(f"{option} was {_shown(then)}, and {_shown(now)} is given")
+                faults.append(f"{option}= must be {_shown(then)}, and {_shown(now)} is given")
         if faults:
             raise RunDirectoryError(
-                f"{printable(folder)} was begun with objects from Python: {'; '.join(faults)}. "
-                f"Hand in the same ones, compiled by the same Python (here {_version()})"
+                f"{printable(folder)} was begun with objects from Python: {'; '.join(faults)} "
+                f"(in brackets: digests of code, as Python {platform.python_version()} compiles it)"
             )
-
-
-def _version() -> str:
-    return platform.python_version()
 
 
 def _text(one: GivenObject | str) -> str:
     return one if isinstance(one, str) else one.text
-
-
-def _listed(value: Any) -> list[str]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return [text for text in values if isinstance(text, str)]
 
 
 def _shown(texts: Sequence[str]) -> str:

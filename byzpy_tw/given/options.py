@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from byzpy_tw.plugins.plugin_objects import recorded_object
+
 _RULES = ("f", "q", "chunk_size")
 # By option: the kind of thing, and the values of the run that a class of such may take.
 KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -12,7 +14,7 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "pre_aggregator": ("pre-aggregator", _RULES),
     "attack": ("attack", ("f",)),
     "dataset": ("dataset", ()),
-    "model": ("model", ("classes", "shape")),
+    "model": ("model", ("classes", "shape", "root")),
     "task": ("task", ("classes", "target_shape")),
     "partition": ("partition", ()),
     "optimizer": ("optimizer", ("momentum", "weight_decay")),
@@ -28,3 +30,15 @@ def is_object(option: str, value: Any) -> bool:
     if isinstance(value, (list, tuple)) and option != "dataset":
         return option == "pre_aggregator" and any(is_object(option, item) for item in value)
     return True
+
+
+def recorded_texts(config: Any, option: str) -> list[str]:
+    """Return the texts of `option` in the configuration of a run that stand for objects."""
+    value = getattr(config, option)
+    texts = value if isinstance(value, tuple) else (value,)
+    return [text for text in texts if text is not None and recorded_object(text) is not None]
+
+
+def has_objects(config: Any) -> bool:
+    """Return whether the run of this configuration was given objects."""
+    return any(recorded_texts(config, option) for option in KINDS)

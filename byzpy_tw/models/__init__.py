@@ -7,7 +7,7 @@ parameters ``classes`` and ``shape`` are filled from the dataset.
 from byzpy_tw.models.building import build, check, count, flat_parameters, make_on_meta
 from byzpy_tw.models.builtin import cnn_cifar, cnn_mnist, logreg, mlp, small_cnn
 from byzpy_tw.models.dropout import StreamDropout, randomness
-from byzpy_tw.models.residual import resnet18, resnet20
+from byzpy_tw.models.resnet import resnet18, resnet20
 from byzpy_tw.models.statistics import (
     Sums,
     layers_with_statistics,
@@ -20,6 +20,7 @@ from byzpy_tw.models.torchvision_models import torchvision_model
 from byzpy_tw.models.trained import (
     constant_buffers,
     digest_of_values,
+    digests_of_constants,
     frozen_values,
     trained_parameters,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "constant_buffers",
     "count",
     "digest_of_values",
+    "digests_of_constants",
     "flat_parameters",
     "frozen_values",
     "gpt_nano",

@@ -76,24 +76,24 @@ class _WithoutRunningStatistics:
         instance = isinstance(self, _InstanceNorm)
         if instance and x.dim() == self._get_no_batch_dim():
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        if records is not None:
-            sums = _sums(x, instance)
-            before = records.get(self.statistics_name)  # of a layer that is called twice
-            records[self.statistics_name] = sums if before is None else before + sums
         normalise = F.instance_norm if instance else F.batch_norm
-        return normalise(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if records is None:
+            return normalise(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        # With a momentum of 1 torch leaves the statistics of this call alone.
+        mean, var = (torch.zeros_like(self.running_mean) for _ in range(2))
+        normal = normalise(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        sums, before = _sums(x, mean, var, instance), records.get(self.statistics_name)
+        records[self.statistics_name] = sums if before is None else before + sums  # called twice
+        return normal
 
 
-def _sums(x: Tensor, instance: bool) -> Sums:
-    """Return the sums of one call with `x`, of (examples, channels, ...)."""
-    inner = tuple(range(2, x.dim()))
-    over = inner if instance else (0, *inner)
-    var, mean = torch.var_mean(x.detach().float(), over, correction=int(instance))
-    var, mean = var.double().cpu(), mean.double().cpu()
+def _sums(x: Tensor, mean: Tensor, var: Tensor, instance: bool) -> Sums:
+    """Return the sums of one call with `x`, of (examples, channels, ...), from its statistics."""
+    mean, var = mean.double().cpu(), var.double().cpu()
     if instance:
-        return Sums(len(x), mean.sum(0), var.sum(0))
-    count = x.numel() // max(1, x.shape[1])
-    return Sums(count, mean * count, (var + mean * mean) * count)
+        return Sums(len(x), mean * len(x), var * len(x))
+    count = x.numel() // x.shape[1]
+    return Sums(count, mean * count, var * (count - 1) + mean * mean * count)
 
 
 @cache

@@ -33,6 +33,13 @@ def constant_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: b for name, b in model.named_buffers() if name not in left_out}
 
 
+def digests_of_constants(model: nn.Module) -> dict[str, str | None]:
+    """Return digests of what must be equal on all machines, of a model not called yet."""
+    frozen = frozen_values(model)
+    buffers = {name: b for name, b in constant_buffers(model).items() if name not in frozen}
+    return {"frozen": digest_of_values(frozen), "buffers": digest_of_values(buffers)}
+
+
 def digest_of_values(values: Mapping[str, Tensor]) -> str | None:
     """Return the hex SHA-256 of named tensors, of any kind; None where there are none."""
     if not values:

@@ -155,6 +155,9 @@ def gpt_nano(
     return model
 
 
+gpt_nano.task = "next-token"  # type: ignore[attr-defined]
+
+
 def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if isinstance(value, bool) or value != int(value) or not 1 <= value <= _MOST:

@@ -118,10 +118,10 @@ def _open(path: Path, error: type[ByzpyTwError]) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except OSError as e:
-        raise error(f"cannot read {path}: {e.strerror or e}") from e
+        raise error(f"cannot read {path}: {e.strerror or e}") from None  # it has nothing to add
     except SafetensorError as e:
         why = clean(clip(" ".join(str(e).split()), 200), 200)
-        raise error(f"{path} is no file of safetensors, or is damaged: {why}") from e
+        raise error(f"{path} is no file of safetensors, or is damaged: {why}") from None
 
 
 def _compare(

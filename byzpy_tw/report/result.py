@@ -18,6 +18,7 @@ from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.validators import to_tuple
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
+from byzpy_tw.given.options import has_objects
 from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
 from byzpy_tw.records.summary import curve, metric_curve, summarize
@@ -80,7 +81,7 @@ class Result:
             from byzpy_tw.given.objects import GivenObjects
 
             given, _ = GivenObjects.split(objects)
-            given.check_recorded(path, run.options)
+            given.check_recorded(path, config)
         return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin, given)
 
     @property
@@ -224,7 +225,13 @@ class Result:
 
         files = read_recorded_plugin_files(self.path, self.plugin, trusted=False)
         names = registry(files=files)
-        return names if self.given is None else self.given.add_to(names)
+        if self.given is not None:
+            return self.given.add_to(names)
+        if has_objects(self.config):
+            from byzpy_tw.given.objects import GivenObjects
+
+            GivenObjects().check_recorded(self.path, self.config)  # raises what is missing
+        return names
 
     def plot(self, axes: Any = None) -> Any:
         """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""

@@ -64,12 +64,14 @@ class Evaluator:
     sample: StatisticsSample = StatisticsSample(())  # for statistics of BatchNorm
     parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
     _leaves: list[Tensor] = field(init=False)  # the trained parameters
+    _numbers: int = field(init=False)  # in all parameters, frozen ones too
     _call: Callable[[], nn.Module] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.model.eval()
         self._leaves = [leaf for _, leaf in models.trained_parameters(self.model)]
         self.parameters = models.flat_parameters(self.model)
+        self._numbers = sum(leaf.numel() for leaf in self.model.parameters())
         for leaf in self._leaves:
             leaf.requires_grad_(False)
         self._call = model_provider(self.model, self.needs_copies)
@@ -88,7 +90,7 @@ class Evaluator:
 
     @property
     def _share(self) -> int:
-        return max(20, min(EVALUATED_AT_ONCE, _AT_ONCE // self.dimension))
+        return max(20, min(EVALUATED_AT_ONCE, _AT_ONCE // self._numbers))
 
     @property
     def jobs(self) -> int:

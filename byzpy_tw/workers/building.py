@@ -119,7 +119,7 @@ def check_model(
     with plugin_call(registry.owner("model", spec.model)):
         sized = models.make_on_meta(factory, {})
     check_statistics(spec, registry, sized)
-    d = _check_size(spec, sized, most_elements)
+    _check_size(spec, sized, most_elements)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
@@ -130,7 +130,9 @@ def check_model(
     # Running the model takes seconds the first time, and hardly any model keeps more of an
     # example than it has parameters, and than 128 channels of its size; but of tokens.
     inputs = tensors_of(data.train.x)
-    kept = d + 128 * sum(prod(x.shape[1:]) for x in inputs)
+    kept = sum(leaf.numel() for leaf in sized.parameters()) + 128 * sum(
+        prod(x.shape[1:]) for x in inputs
+    )
     tokens = any(input_dtype(x) == torch.int64 for x in inputs)
     if most_working is not None and (tokens or examples * 4 * kept > most_working):
         working = examples * activation_bytes_per_example(factory, data.train.x)
@@ -142,8 +144,8 @@ def check_model(
             )
 
 
-def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> int:
-    """Return the number of trained parameters; raise `LimitExceeded`."""
+def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> None:
+    """Raise `LimitExceeded` for a vector, or frozen parameters, of more than `most_elements`."""
     d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
     if most_elements is not None:
         most = f"over the limit of {most_elements * 4 / 2**20:.0f} MiB"
@@ -158,7 +160,6 @@ def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> i
                 f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, {most}, "
                 "which is that of a vector"
             )
-    return d
 
 
 def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:

@@ -96,7 +96,8 @@ def try_model(
             if isinstance(task, PluginTask):
                 try_task(task, *new().task_batches())
             trial = new()
-            constants = trial.constants()
+            constants = models.digests_of_constants(trial.model)
+            trial._refuse(checks.check_single(trial.model, spec, shards))
             keeps, first, initial = trial.run(), trial.first, trial.initial
             del trial  # its memory, before another takes as much
             if keeps:
@@ -253,13 +254,6 @@ class ModelTrial:
                 f"({describe_exception(e)}); return such things from functions, or take them out "
                 "of what cannot be copied"
             ) from e
-
-    def constants(self) -> dict[str, str | None]:
-        """Return digests of what must be equal on all machines, of a model not called yet."""
-        frozen, buffers = models.frozen_values(self.model), models.constant_buffers(self.model)
-        buffers = {name: tensor for name, tensor in buffers.items() if name not in frozen}
-        digest = models.digest_of_values
-        return {"frozen": digest(frozen), "buffers": digest(buffers)}
 
     # -- computing
 
