@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from byzpy_tw.config.merge import convert_option, drop_unused, find_option, merge_options
-from byzpy_tw.config.paths import expand_home
-from byzpy_tw.config.run_config import LOCATIONS, RunConfig, make_run_dir
+from byzpy_tw.config.paths import expand_home, make_run_dir
+from byzpy_tw.config.run_config import LOCATIONS, RunConfig
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
-from byzpy_tw.config.validators import flag
+from byzpy_tw.config.validators import flag, to_tuple
 from byzpy_tw.console import say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed
 from byzpy_tw.given.options import has_objects, is_object
@@ -299,11 +299,18 @@ def verify(
     ``notes``.  Raises `RunDirectoryError` where the objects or the files are others, or missing.
     """
     from byzpy_tw.audit.verify import Verification
+    from byzpy_tw.given.objects import GivenObjects
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
+    from byzpy_tw.plugins.shorthand import registry
+    from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
 
-    recorded = read_run(expand_home(run_dir))
-    names = Result.read(run_dir, plugin=plugin, **objects).registry()
+    folder = expand_home(run_dir)
+    recorded = read_run(folder)
+    given = GivenObjects.of_record(folder, recorded.config, objects)
+    paths = None if plugin is None else to_tuple(plugin)
+    files = read_recorded_plugin_files(folder, paths, trusted=False)
+    names = given.add_to(registry(*read_disabled_plugins(folder), files=files))
     pool = make_pool(threads or cores())
     try:
         made = Verification(recorded, names, pool, threads or cores(), data_root, tuple(nodes))

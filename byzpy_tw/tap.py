@@ -24,6 +24,7 @@ from byzpy_tw.text import printable
 
 if TYPE_CHECKING:
     from byzpy_tw.plugins import Registry
+    from byzpy_tw.plugins.plugin_files import PluginFile
     from byzpy_tw.server.reload import Reload
 
 
@@ -71,7 +72,8 @@ class Options(usage.Options):
     config: ServerConfig  # with paths, and plugins' names, as they are here
     loaded_keys: Any = None  # read from --keys
 
-    registry: Registry | None = None  # loaded for --plugin or a foreign scheme
+    files: tuple[PluginFile, ...] = ()  # of --plugin, as they were read
+    registry: Registry | None = None  # loaded for these or a foreign scheme
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,16 +132,21 @@ class Options(usage.Options):
             raise usage.UsageError(format_error(e)) from None
 
     def _load_plugins(self) -> None:
-        """Load plugins where they are needed at once: the files named, and a foreign scheme's."""
+        """Load plugins where they are needed at once: the files named, and a foreign scheme's.
+
+        With ``--uid`` files are read now, and run once privileges are given up.
+        """
+        from byzpy_tw.plugins.plugin_files import read_plugin_files
         from byzpy_tw.transports.table import is_built_in
 
         config = self.config
-        if config.plugin or (config.listen is not None and not is_built_in(config.listen)):
+        self.files = read_plugin_files(config.plugin)
+        drops = self.parent is not None and bool(self.parent.get("uid"))
+        foreign = config.listen is not None and not is_built_in(config.listen)
+        if foreign or (self.files and not drops):
             from byzpy_tw.plugins import load
-            from byzpy_tw.plugins.plugin_files import read_plugin_files
 
-            files = read_plugin_files(config.plugin)
-            self.registry = load(disabled=config.disable_plugin, files=files)
+            self.registry = load(disabled=config.disable_plugin, files=self.files)
 
     @staticmethod
     def _check_address(config: ServerConfig, registry: Registry | None) -> None:
@@ -240,8 +247,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         services.log(options.parent, reload)
     config = evolve(options.config, threads=options.config.threads or cores())
     server = ByzpyServer(
-        reactor, config, keys=options.loaded_keys, process=True, loaded=options.registry
-    )
+        reactor, config, keys=options.loaded_keys, process=True,
+        files=options.files, loaded=options.registry,
+    )  # fmt: skip
     if config.metrics is not None:
         from byzpy_tw.server.metrics import MetricsPort
 

@@ -133,6 +133,21 @@ class CodeDigestTests(SynchronousTestCase):
         other = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
         self.assertNotEqual(code_digest(loss), code_digest(other))
 
+    def test_tensors(self) -> None:
+        """A module with buffers of every kind, as a pretrained part in a closure is."""
+
+        def pretrained(seed: int) -> Callable[[], Any]:
+            torch.manual_seed(seed)
+            part = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+            part.register_buffer("sparse", torch.eye(2).to_sparse())
+            part.register_buffer("empty", torch.empty(0, device="meta"))
+            return lambda: part
+
+        with torch.random.fork_rng(devices=[]):
+            first, again, other = (code_digest(pretrained(seed)) for seed in (1, 1, 2))
+        self.assertEqual(first, again)
+        self.assertNotEqual(first, other)
+
     def test_cycles(self) -> None:
         """Functions that call one another, and an object that holds itself."""
 

@@ -340,7 +340,7 @@ BEGUN: tuple[Row, ...] = (
      ("MISSING_PLUGIN", "{plain}", "'extra-model'", "pip install extra")),
     (f"--remote-hosts {{small}} {SMALL}", 1, ("SERVER_BUSY", "{small}", "--max-nodes", "2")),
     (f"--in-process {SMALL} --batch-size 500", 2,
-     ("SHARD_TOO_SMALL", "examples, a batch needs 500", "--replacement")),
+     ("SHARD_TOO_SMALL", "examples, a batch needs 500", "--batches epochs:keep")),
     (f"--in-process {SMALL} --num-honest 900", 2,
      ("SHARD_TOO_SMALL", "into 900 shards", "fewer nodes")),
     (f"--in-process {SMALL} --dataset synthetic:n=0", 2,

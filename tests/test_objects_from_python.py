@@ -252,8 +252,10 @@ class GoOnTests(Case):
     def test_ctrl_c_and_resume(self) -> None:
         """In order, with a checkpoint; the same objects go on to the bits of a whole run."""
         pressed: list[str] = []
+        lines: list[str] = []
 
         def show(line: str) -> None:
+            lines.append(line)
             if line.startswith("round") and not pressed:
                 pressed.append(line)
                 raise KeyboardInterrupt
@@ -262,6 +264,8 @@ class GoOnTests(Case):
         error = self.assertRaises(KeyboardInterrupt, self.run_with, **options)
         self.assertIn("byzpy_tw.run(resume='stopped', model=..., dataset=..., aggregator=...)",
                       error.__notes__[0])  # fmt: skip
+        words = "byzpy_tw.run(resume='stopped', ...) with the same objects"
+        self.assertTrue(any(words in line for line in lines), lines)
         stopped = Result.read("stopped")
         self.assertEqual(stopped.status, "interrupted")
         rounds = stopped.rounds + 2
@@ -308,6 +312,13 @@ class GoOnTests(Case):
                 with self.assertRaisesRegex(RunDirectoryError, words):
                     go_on()
 
+    def test_a_misspelt_option(self) -> None:
+        """An object that no option takes is not passed over."""
+        path = self.run_with().path
+        for read in (byzpy_tw.verify, Result.read):
+            with self.assertRaisesRegex(ConfigError, "no object is given as modle=; did you mean"):
+                read(path, modle=Net)
+
     def test_from_the_command_line(self) -> None:
         """One line that says how to go on."""
         path = self.run_with().path
@@ -338,6 +349,7 @@ class SameBitsTests(TestCase):
     async def test_a_file(self) -> None:
         """A name has no part in the numbers, nor have a loss function's two ways."""
         source = """
+            import functools
             import numpy as np
             import torch
             from torch import nn
@@ -372,9 +384,7 @@ class SameBitsTests(TestCase):
 
             @hookimpl
             def register_tasks():
-                def make(classes=None, target_shape=()):
-                    return FunctionTask(squared, classes, target_shape)
-                return [Registration("squared", make)]
+                return [Registration("squared", functools.partial(FunctionTask, squared))]
             """
         path, here = plugin_file(self, source), folder(self)
         options = {**SMALL, "aggregator": "trimmed-mean", "eval_interval": 3}
@@ -415,7 +425,7 @@ class MistakeTests(Case):
         for changes, words in (
             ({"model": Net()}, "model= is an instance of Net: give what makes it, model=Net"),
             ({"model": {}}, "model= is a dict, expected a class of torch.nn.Module"),
-            ({"model": Sized}, "needs width (of a run it gets classes, "),
+            ({"model": Sized}, "needs width (of a run it gets classes, shape, root): give a f"),
             ({"dataset": [X, Y]}, "dataset= is two arrays, expected four arrays"),
             ({"task": of_one}, "task=MistakeTests.test_wrong_kinds.of_one cannot be called as"),
             ({"task": nn.MSELoss(reduction="none")}, "reduction='none', expected 'mean' or 'sum'"),

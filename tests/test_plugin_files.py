@@ -39,6 +39,7 @@ from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.records.resume import read_recorded_plugin_files
 from byzpy_tw.scaffold.writing import KINDS, write_single_file
+from byzpy_tw.sweep.grid import command_line
 from byzpy_tw.tap import Options, makeService
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.fake_server import HERE
@@ -47,6 +48,7 @@ from byzpy_tw.trainer.local_servers import LocalServers
 from tests.distributions import on_path, write
 from tests.plugin_files import MODEL, load_files, plugin_file
 from tests.support import folder
+from tests.test_tap import TwistdOptions
 
 NET = MODEL.format(size=9)
 RULE = """
@@ -79,6 +81,11 @@ class MistakeTests(SynchronousTestCase):
         text = self.refusal("sub/../mine.py")
         self.assertIn("--plugin sub/../mine.py: cannot read ", text)
         self.assertIn("No such file or directory", text)
+
+    def test_no_path(self) -> None:
+        """A home folder of nobody, and what a damaged record may hold."""
+        self.assertIn("write ./~nobody-here/a.py", self.refusal("~nobody-here/a.py"))
+        self.assertIn("cannot read", self.refusal("a\0b/mine.py"))
 
     def test_no_python_file(self) -> None:
         """A folder, a package's folder, a notebook, a device, a name that no module can have."""
@@ -170,7 +177,7 @@ class LoadingTests(SynchronousTestCase):
 
     def test_classes_with_annotations(self) -> None:
         """They are looked up in the module, as those of any other."""
-        path = folder(self) / "mine.py"
+        path = plugin_file(self, "")
         path.write_text(
             dedent("""
             from __future__ import annotations
@@ -232,6 +239,7 @@ class LoadingTests(SynchronousTestCase):
         found = parse_invocation(["--in-process", "--plugin", str(path)])
         self.assertEqual(found.registry().entry("model", "net").distribution, "mine.py")
         self.assertEqual(found.configuration().plugin, (str(path),))
+        self.assertIn(f"--plugin {path}", command_line(found.configuration()))
         given, _ = _options(None, None, {"plugin": path})
         self.assertEqual(given["plugin"], (str(path),))
         same = RunConfig(in_process=True)
@@ -319,6 +327,16 @@ class OnServersTests(SynchronousTestCase):
         environment = service._detect_environment()
         self.assertEqual(environment.plugins["mine.py"], service._registry.files[0].version)
         self.assertNotIn(str(path.parent), environment.to_json())
+
+    def test_privileges(self) -> None:
+        """As root with --uid the file is read before they are given up, and run afterwards."""
+        path = plugin_file(self, NET + "\nraise AssertionError('run as root')")
+        options = Options()
+        options.parent = TwistdOptions(uid=1)  # type: ignore[assignment]
+        options.parseOptions(["--host", "127.0.0.1", "--port", "0", "--plugin", str(path)])
+        [service] = makeService(options, Clock())
+        path.unlink()
+        self.assertRaises(BrokenPlugin, lambda: service._registry)
 
     def test_mistakes_of_the_option(self) -> None:
         """The server does not start: one line."""

@@ -111,12 +111,21 @@ class _Digest:
         if isinstance(thing, _BY_TEXT):
             return (b"text", type(thing).__name__.encode(), str(thing).encode())
         if isinstance(thing, Tensor):
-            return (b"tensor", sha256_of(thing).encode())
+            readable = thing.layout is torch.strided and thing.device.type != "meta"
+            content = sha256_of(thing.detach().reshape(-1)) if readable else str(thing.dtype)
+            return (b"tensor", tuple(thing.shape), content)
         if isinstance(thing, np.generic):
             return (b"scalar", str(thing.dtype).encode(), thing.tobytes())
         if isinstance(thing, np.ndarray):
-            content = thing.tolist() if thing.dtype.hasobject else thing.tobytes()
-            return (b"array", str(thing.dtype).encode(), thing.shape, content)
+            if thing.dtype.hasobject:
+                return (b"array", thing.shape, thing.tolist())
+            flat = np.ascontiguousarray(thing).reshape(-1).view(np.uint8)
+            return (
+                b"array",
+                str(thing.dtype).encode(),
+                thing.shape,
+                hashlib.sha256(flat.data).digest(),
+            )
         if isinstance(thing, list):
             return (b"list", *thing)
         if isinstance(thing, Mapping):

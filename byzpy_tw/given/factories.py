@@ -51,7 +51,14 @@ def to_given(option: str, thing: Any) -> GivenObject:
         name = qualified_name(thing) if inspect.isroutine(thing) else data.name
         return GivenObject(option, _word(name), data.digest()[:DIGITS], lambda: data)
     make, takes = _MAKERS.get(option, _of_rule)(option, thing)
-    return GivenObject(option, qualified_name(thing), code_digest(thing), make, takes)
+    name = qualified_name(thing)
+    try:
+        return GivenObject(option, name, code_digest(thing), make, takes)
+    except RecursionError:
+        raise ConfigError(
+            f"{option}={name} uses objects that hold one another too deeply for a digest: give a "
+            "class or a function that stands by itself"
+        ) from None
 
 
 def _word(name: str) -> str:

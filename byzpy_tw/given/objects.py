@@ -15,9 +15,10 @@ from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.given.factories import GivenObject, to_given
 from byzpy_tw.given.options import KINDS, is_object, recorded_texts
 from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.plugins.plugin_objects import GIVEN, recorded_object
 from byzpy_tw.plugins.registry import Entry
-from byzpy_tw.text import clean_value, printable
+from byzpy_tw.text import clean_value, clip, printable
 
 
 @frozen(eq=False)
@@ -44,6 +45,20 @@ class GivenObjects:
             for option, given in found.items()
         }  # fmt: skip
         return cls(found), {**options, **texts}
+
+    @classmethod
+    def of_record(cls, folder: Path, config: Any, objects: Mapping[str, Any]) -> GivenObjects:
+        """Return `objects`, by option, of the run in `folder` with this configuration.
+
+        Raises `RunDirectoryError` where they are not those of the run.
+        """
+        for option in objects:
+            if option not in KINDS:
+                near = suggest_nearest(option, KINDS)
+                raise ConfigError(f"no object is given as {clip(option)}={near}")
+        given, _ = cls.split(objects)
+        given.check_recorded(folder, config)
+        return given
 
     def __bool__(self) -> bool:
         return bool(self.by_option)

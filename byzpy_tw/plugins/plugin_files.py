@@ -87,7 +87,11 @@ def read_plugin_files(paths: Iterable[str | PathLike[str]]) -> tuple[PluginFile,
 
 
 def _read(given: str) -> PluginFile:
-    who, path = f"--plugin {printable(clip(given, 300))}", Path(given).expanduser().absolute()
+    who = f"--plugin {printable(clip(given, 300))}"
+    try:
+        path = Path(given).expanduser().absolute()
+    except RuntimeError as e:
+        raise ConfigError(f"{who}: {e} (for a file of that name write ./{clip(given)})") from None
     if not _NAME.fullmatch(path.name):
         kind = "a folder" if path.is_dir() else "not the name of a Python file"
         raise ConfigError(
@@ -99,10 +103,11 @@ def _read(given: str) -> PluginFile:
             raise ConfigError(f"{who} is no file: name one file of Python code")
         with open(path, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
-    except OSError as e:
+    except (OSError, ValueError) as e:  # ValueError: no path at all
+        why = getattr(e, "strerror", None) or e
         raise ConfigError(
-            f"{who}: cannot read {printable(path)}: {e.strerror or e}; a plugin file is named by "
-            "its path on this machine"
+            f"{who}: cannot read {printable(path)}: {why}; a plugin file is named by its path on "
+            "this machine"
         ) from None
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{who} has over {_MOST_BYTES // 2**20} MiB: name a file of Python code")

@@ -80,8 +80,7 @@ class Result:
         if objects:
             from byzpy_tw.given.objects import GivenObjects
 
-            given, _ = GivenObjects.split(objects)
-            given.check_recorded(path, config)
+            given = GivenObjects.of_record(path, config, objects)
         return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin, given)
 
     @property

@@ -42,6 +42,7 @@ from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.log_tail import event_line
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
+from byzpy_tw.plugins.plugin_files import PluginFile
 from byzpy_tw.protocol.keys import Keys, changes_of, reload_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
@@ -88,7 +89,8 @@ class ByzpyServer(Service):
     keys: Keys | None = None  # with keys, peers must have some too, and may be anywhere
     process: bool = False  # whether the process exists for this server alone
     make_pool: Callable[[int], Executor] = make_pool
-    loaded: Registry | None = None  # where plugins were loaded already: those of --plugin
+    files: tuple[PluginFile, ...] = ()  # of --plugin
+    loaded: Registry | None = None  # where plugins were loaded already
     # Tells trainers that several addresses are this process.
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
@@ -341,7 +343,7 @@ class ByzpyServer(Service):
 
     @cached_property
     def _registry(self) -> Registry:
-        registry = self.loaded or load(disabled=self.config.disable_plugin)
+        registry = self.loaded or load(disabled=self.config.disable_plugin, files=self.files)
         for broken in registry.broken:
             self.log.warn("{line}", line=broken.text)
         return registry

@@ -197,7 +197,7 @@ def command_line(config: RunConfig) -> str:
         words += [flag("in_process")] if config.local is None else ["--local", str(config.local)]
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
-        decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root")
+        decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root", "plugin")
         if value != option.default and decides:
             values = value if isinstance(value, tuple) else () if value is True else (value,)
             words += [flag(option.name), *map(str, values)]

@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.config.merge import drop_unused
-from byzpy_tw.config.paths import absolute, resolve_paths
-from byzpy_tw.config.run_config import RunConfig, make_run_dir
+from byzpy_tw.config.paths import absolute, make_run_dir, resolve_paths
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import (
     BadKeys,

@@ -28,6 +28,7 @@ from byzpy_tw.events import (
     RoundCompleted,
     RunStarted,
 )
+from byzpy_tw.given.options import has_objects
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
@@ -397,7 +398,11 @@ class Training:
             if at
             else "no checkpoint, so from the first one"
         )
-        return f"to go on ({what}): --resume {self.directory.path}"
+        path = self.directory.path
+        how = f"--resume {path}"
+        if has_objects(self.config):
+            how = f"byzpy_tw.run(resume={str(path)!r}, ...) with the same objects"
+        return f"to go on ({what}): {how}"
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """Return the content of result.json."""
