@@ -100,6 +100,23 @@ class FirstValuesTests(FilesCase):
             torch.equal(other.get_parameter("c.weight"), model.get_parameter("c.weight"))
         )
 
+    def test_one_name_of_a_tied_parameter(self) -> None:
+        """It suffices, whichever it is: other programs write one alone."""
+        values = self.values(FrozenLast)
+        for name in ("c.weight", "e.weight"):
+            given = {key: value for key, value in values.items() if key != "c.weight"}
+            path = self.write({**given, name: values["c.weight"]})
+            model = self.model(FrozenLast)
+            use_first_values(self.config(path), model, None, {})
+            self.assertTrue(torch.equal(model.get_parameter("c.weight"), values["c.weight"]))
+            frozen: Any = self.model(FrozenLast).requires_grad_(False)
+            whole = {
+                k: v for k, v in frozen.state_dict().items() if k not in ("c.weight", "e.weight")
+            }
+            self.write({**whole, name: values["c.weight"]}, "tied")
+            models.load_values(frozen, self.here, "tied")
+            self.assertTrue(torch.equal(frozen.e.weight, values["c.weight"]))
+
     def refused(self, words: str, values: dict[str, Tensor], kind: Any = FrozenLast) -> None:
         path = self.write(values)
         error = self.assertRaises(

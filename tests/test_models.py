@@ -122,7 +122,8 @@ class CatalogueTests(SynchronousTestCase):
         self.assertIs(model.head.weight, model.tokens.weight)
         for factory in (models.gpt_nano, models.vit):
             self.assertRaises(BadParameter, factory, width=10, heads=3)
-            self.assertRaises(BadParameter, factory, depth=0)
+            for wrong in ({"depth": 0}, {"depth": 65}, {"width": 2**20}, {"heads": 0}):
+                self.assertRaises(BadParameter, factory, **wrong)
         error = self.assertRaises(UnsuitableModel, models.gpt_nano, shape=(3, 32, 32))
         self.assertIn("sequences of tokens", str(error))
         error = self.assertRaises(UnsuitableModel, models.vit, patch=5)

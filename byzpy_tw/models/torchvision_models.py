@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -111,7 +111,7 @@ def _check_size(arch: str, classes: int, shape: tuple[int, ...]) -> None:
         )
 
 
-@cache
+@lru_cache(maxsize=64)
 def _failure(arch: str, classes: int, shape: tuple[int, ...]) -> str:
     """Return the error of a call with images of `shape`, found without memory; or nothing."""
     try:

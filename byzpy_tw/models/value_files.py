@@ -27,8 +27,9 @@ def load_values(model: nn.Module, root: Path | None, name: str) -> nn.Module:
 
     For a model's factory that takes ``root``, the data root of its process, so that all machines
     begin with the same frozen values.  The file has names of ``model.state_dict()`` alone, and all
-    parameters and buffers; of a model with frozen ones it may lack those that are trained.
-    Raises `UnsuitableModel`.  On the meta device only names, shapes and dtypes are compared.
+    parameters and buffers; of a model with frozen ones it may lack those that are trained, and
+    of tied ones it needs one name.  Raises `UnsuitableModel`.  On the meta device only names,
+    shapes and dtypes are compared.
     """
     if root is None:
         raise UnsuitableModel(f"init={clip(name)} needs a data root, and this process has none")
@@ -40,7 +41,7 @@ def load_values(model: nn.Module, root: Path | None, name: str) -> nn.Module:
     path = root / f"{name}{SUFFIX}"
     state = model.state_dict()
     with _open(path, UnsuitableModel) as file:
-        _compare(path, file, _needed(model), state, UnsuitableModel)
+        _compare(path, file, _needed(model), model.state_dict(keep_vars=True), UnsuitableModel)
         for key in file.keys():
             if not state[key].is_meta:
                 state[key].copy_(file.get_tensor(key))
@@ -69,14 +70,15 @@ def read_first_values(model: nn.Module, path: Path, error: type[ByzpyTwError]) -
     """Return the values of the trained parameters of `model` in the file `path`, by name.
 
     It may hold the frozen parameters, too, if with the values that `model` has, and buffers, which
-    are ignored.  Raises `error`.
+    are ignored; of tied parameters it needs one name.  Raises `error`.
     """
     trained = dict(trained_parameters(model))
     known = model.state_dict(keep_vars=True) | trained
     with _open(path, error) as file:
         _compare(path, file, trained, known, error)
-        found = {name: file.get_tensor(name) for name in trained}
         names = {id(leaf): name for name, leaf in trained.items()}
+        there = {id(known[name]): name for name in sorted(file.keys(), reverse=True)}
+        found = {name: file.get_tensor(there[id(leaf)]) for name, leaf in trained.items()}
         for name in sorted(set(file.keys()) - trained.keys()):
             value, first = file.get_tensor(name), names.get(id(known[name]))
             if first is not None and not torch.equal(value, found[first]):
@@ -139,8 +141,9 @@ def _compare(
 ) -> None:
     """Raise `error` unless `file` has `wanted`, and nothing but `allowed`, by shape and dtype."""
     names = set(file.keys())
+    held = {id(allowed[name]) for name in names & allowed.keys()}  # a tied one by either name
     faults = []
-    if missing := sorted(wanted.keys() - names):
+    if missing := sorted(name for name in wanted if id(wanted[name]) not in held):
         faults.append(f"lacks {_quote(missing)}")
     if unknown := sorted(names - allowed.keys()):
         faults.append(f"has {_quote(unknown)}, which the model has not")
