@@ -2,11 +2,15 @@
 
     python benchmarks/peers.py byzfl|byzpy [--results FILE]
     python benchmarks/peers.py byzfl|byzpy --table [--results FILE]
+    python benchmarks/peers.py byzfl --training [--table] [--results FILE]
 
 Each pair of `peer_pairs.py` is called with the same random matrices: `SETTINGS`, five seeds,
 float64 and float32.  The largest relative differences and the numbers of equal answers replace
 the package's lines in `peers.jsonl`.  Their table, as Markdown, is printed and replaces the one in
 docs/how-to/coming-from-byzfl.md or coming-from-byzpy.md; with ``--table`` nothing else happens.
+
+With ``--training`` whole trainings are compared, see `peer_training.py`: lines that are missing in
+`peer_training.jsonl` are added, and their table replaces the other one on the page.
 
 README.md says how the packages are installed.
 """
@@ -27,6 +31,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import peer_training
 import torch
 from attrs import frozen
 from peer_pairs import PAIRS, Pair
@@ -38,7 +43,10 @@ from byzpy_tw.tasks.classification import Classification
 
 RESULTS = Path(__file__).with_name("peers.jsonl")
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
-TABLE = re.compile(r"(?<=--table -->\n).*(?=<!-- end -->)", re.DOTALL)  # in a page
+TABLES = {  # in a page, without and with --training
+    training: re.compile(rf"(?<={words} --table -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    for training, words in ((False, "byz[fp][ly]"), (True, "byzfl --training"))
+}
 MODULES = {
     "byzfl": ("byzfl.aggregators", "byzfl.aggregators.preaggregators", "byzfl.attacks.attacks"),
     "byzpy": (
@@ -259,23 +267,39 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("peer", choices=tuple(MODULES))
     parser.add_argument("--table", action="store_true", help="run nothing, print the table")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--training", action="store_true", help="compare whole trainings")
+    parser.add_argument("--results", type=Path)
     given = parser.parse_args()
+    if given.training and given.peer != "byzfl":
+        parser.error("--training compares with byzfl alone")
+    file = given.results or (peer_training.RESULTS if given.training else RESULTS)
+    text = trainings(given, file) if given.training else calls(given, file)
+    print(text)
+    page = PAGES / f"coming-from-{given.peer}.md"
+    old = page.read_text(encoding="utf-8")
+    page.write_text(TABLES[given.training].sub(lambda _: f"{text}\n", old), encoding="utf-8")
+    return 0
+
+
+def trainings(given: argparse.Namespace, file: Path) -> str:
+    """Measure what is missing in `file`, unless only its table was asked for; return the table."""
+    if not given.table:
+        peer_training.measure(file)
+    return peer_training.table(file)
+
+
+def calls(given: argparse.Namespace, file: Path) -> str:
+    """Compare each pair, unless only the table of `file` was asked for; return the table."""
     pairs = [pair for pair in PAIRS if pair.peer == given.peer]
     if not given.table:
         named = set(re.findall(r"(\w+)\(", " ".join(pair.theirs for pair in pairs)))
         if missing := classes(given.peer).keys() - named:
             sys.exit(f"peer_pairs.py has no pair for {', '.join(sorted(missing))}")
-        kept = [row for row in read(given.results) if row["peer"] != given.peer]
+        kept = [row for row in read(file) if row["peer"] != given.peer]
         rows = sorted(kept + [compare(pair) for pair in pairs], key=lambda row: str(row["peer"]))
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        given.results.write_text(lines, encoding="utf-8")
-    text = table(row for row in read(given.results) if row["peer"] == given.peer)
-    print(text)
-    page = PAGES / f"coming-from-{given.peer}.md"
-    old = page.read_text(encoding="utf-8")
-    page.write_text(TABLE.sub(lambda _: f"{text}\n", old), encoding="utf-8")
-    return 0
+        file.write_text(lines, encoding="utf-8")
+    return table(row for row in read(file) if row["peer"] == given.peer)
 
 
 if __name__ == "__main__":

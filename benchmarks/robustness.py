@@ -29,6 +29,7 @@ RESULTS = Path(__file__).with_name("robustness.jsonl")
 SETTING: dict[str, Any] = {
     "num_honest": 20, "num_byz": 5, "f": 5, "rounds": 300, "batch_size": 32,
     "worker_momentum": 0.9, "momentum": 0.0, "eval_interval": 10, "dataset": "mnist5k",
+    "batches": "draws",
 }  # fmt: skip
 LR = 0.05
 RULES = "mean median trimmed-mean multi-krum geometric-median centered-clipping krum".split()

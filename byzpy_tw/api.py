@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from byzpy_tw.config.merge import convert_option, drop_unused, find_option, merge_options
-from byzpy_tw.config.paths import expand_home
-from byzpy_tw.config.run_config import LOCATIONS, RunConfig, make_run_dir
+from byzpy_tw.config.paths import expand_home, make_run_dir
+from byzpy_tw.config.run_config import LOCATIONS, RunConfig
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.validators import flag, to_tuple
 from byzpy_tw.console import say

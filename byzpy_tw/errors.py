@@ -275,9 +275,10 @@ class DatasetUnavailable(ByzpyTwError, code="DATASET_UNAVAILABLE", wire=True):
 class ShardTooSmall(ConfigError, code="SHARD_TOO_SMALL", wire=True):
     """A node's part of the data is smaller than one batch, or empty.
 
-    Batches are drawn without replacement, so a shard must hold one.
+    A batch has no example twice, so a shard must hold one.
 
-    What to do: fewer nodes, smaller ``--batch-size``, ``--replacement`` or another ``--partition``.
+    What to do: fewer nodes, smaller ``--batch-size``, another ``--partition``; or ``--batches
+    epochs:keep``, which makes a batch of a small shard, or ``--replacement``.
     """
 
 

@@ -111,6 +111,8 @@ class OptionTests(SynchronousTestCase):
     def test_of_older_runs(self) -> None:
         """A configuration without the option is of draws, and its digest is what it was."""
         config = RunConfig(in_process=True, batches="draws")
+        self.assertEqual(RunConfig(in_process=True).batches, "epochs")
+        self.assertEqual(RunConfig(in_process=True, replacement=True).batches, "draws")
         known = {k: v for k, v in config.to_dict().items() if k != "batches"}
         self.assertEqual(from_dict(known).batches, "draws")
         self.assertNotIn("batches", config.result_options)

@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 import byzpy_tw
 from byzpy_tw import Result, models
 from byzpy_tw.audit.verify import Verification
-from byzpy_tw.errors import ConfigError, UnsuitableModel
+from byzpy_tw.errors import ConfigError, RunDirectoryError, UnsuitableModel
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import read_run
@@ -76,6 +76,26 @@ class ModelRunTests(TestCase):
         self.assert_verified(again)
         error = await self.assertFailure(self.run_in("none", **options), ConfigError)
         self.assertIn("No such file", str(error))
+
+    async def test_a_folder_that_is_gone(self) -> None:
+        """The run is complete where its model cannot be saved, which is told with the way out."""
+        (there := self.here / "there").mkdir()
+        options: dict[str, Any] = {
+            "dataset": "synthetic:n=100,features=9", "model": "logreg", "rounds": 2,
+            "batch_size": 4, "save_model": str(there / "model.safetensors"),
+        }  # fmt: skip
+
+        def show(line: str) -> None:
+            if there.exists():
+                there.rmdir()
+
+        given = {**options, "run_dir": str(self.here / "run"), "reactor": reactor, "show": show}
+        error = await self.assertFailure(byzpy_tw.run_async(**given), RunDirectoryError)
+        self.assertIn("No such file or directory; the run is finished", str(error))
+        result = Result.read(self.here / "run")
+        self.assertEqual((result.status, result.rounds), ("finished", 2))
+        result.save_model(self.here / "model.safetensors")
+        self.assertEqual(len(load_file(self.here / "model.safetensors")), 2)
 
     def tokens(self) -> Path:
         """A data root with sequences that count upwards, and so can be learnt."""

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attrs import evolve
 from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import models, seeds
 from byzpy_tw.errors import BadParameter, NeedsContext, UnsuitableModel
 from byzpy_tw.models import BUILTIN, build, count, flat_parameters
+from byzpy_tw.plugins import load
+from byzpy_tw.workers.building import build_host
+from tests.trial_models import SPEC
 
 COUNTS = {
     "small-cnn": 421_642,
@@ -124,6 +128,13 @@ class CatalogueTests(SynchronousTestCase):
         error = self.assertRaises(UnsuitableModel, models.vit, patch=5)
         self.assertIn("no whole number of patches of 5 x 5", str(error))
 
+    def test_a_vision_transformer(self) -> None:
+        """It passes the trial before round 0, with dropout, and all of it has a gradient."""
+        model = "vit:patch=1,width=8,depth=1,heads=2,dropout=0.1"
+        host = build_host(evolve(SPEC, model=model), load(only=()), data_root=None)
+        self.assertFalse(host.trial_outcome.needs_copies)
+        self.assertEqual(host.dimension, sum(leaf.numel() for leaf in host.model.parameters()))
+
     def test_attention(self) -> None:
         """It is torch's, but for rounding."""
         model = build(models.gpt_nano, {"shape": (6,)}, seed=1)
@@ -234,7 +245,7 @@ class TorchvisionTests(SynchronousTestCase):
         """An architecture of one size is made for the data's; second outputs are left out."""
         for arch, size, d in (
             ("vit-b-32", 64, 87_424_517), ("Inception_v3", 96, 21_795_813),
-            ("googlenet", 32, 5_605_029),
+            ("googlenet", 32, 5_605_029), ("regnet_x_400mf", 32, 5_096_981),
         ):  # fmt: skip
             given = {"arch": arch, "shape": (3, size, size), "classes": 5}
             self.assertEqual(count(models.torchvision_model, given), d)

@@ -122,12 +122,12 @@ class NodeFieldTests(SynchronousTestCase):
             "batch_size dataset f micro_batch_size model n partition patience replacement seed "
             "shards wire_dtype"
         )
-        found = json.loads(RunConfig(in_process=True).spec().to_json())
+        found = json.loads(RunConfig(in_process=True, batches="draws").spec().to_json())
         self.assertEqual((PROTOCOL, sorted(found)), (2, wire.split()))
 
     def test_fields_added_later(self) -> None:
         """Each travels only where it is not at its default, and is not needed by a reader."""
-        plain = RunConfig(in_process=True).spec()
+        plain = RunConfig(in_process=True, batches="draws").spec()
         for f in fields(RunSpec):
             if not f.metadata["added"]:
                 short = {k: v for k, v in json.loads(plain.to_json()).items() if k != f.name}

@@ -33,9 +33,21 @@ class PeersTests(SynchronousTestCase):
         """The table of each page is that of the results."""
         for peer in PEERS:
             page = self.peers.PAGES / f"coming-from-{peer}.md"
-            [shown] = self.peers.TABLE.findall(page.read_text(encoding="utf-8"))
+            [shown] = self.peers.TABLES[False].findall(page.read_text(encoding="utf-8"))
             table = self.peers.table(row for row in self.rows if row["peer"] == peer)
             self.assertEqual(shown, f"{table}\n", f"run python benchmarks/peers.py {peer} --table")
+
+    def test_page_shows_the_trainings(self) -> None:
+        """Each was made with both orders and ten seeds; their differences are those of the page."""
+        training = self.peers.peer_training
+        rows = {(r["model"], r["seed"], r["order"]) for r in training.read()}
+        for model, seeds in training.MODELS.items():
+            wanted = {(model, s, o) for s in seeds.seeds for o in ("byzfl", *training.ORDERS)}
+            self.assertEqual(wanted - rows, set())
+        page = self.peers.PAGES / "coming-from-byzfl.md"
+        [shown] = self.peers.TABLES[True].findall(page.read_text(encoding="utf-8"))
+        again = "run python benchmarks/peers.py byzfl --training --table"
+        self.assertEqual(shown, f"{training.table()}\n", again)
 
     def test_our_names_and_arguments_exist(self) -> None:
         """The registry makes our side of each pair, with numbers in place of formulas."""

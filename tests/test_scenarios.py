@@ -20,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from byzpy_tw.audit.verify import Verification
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.models import write_values
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.records.folder import read_run
@@ -126,7 +127,7 @@ class ScenarioTests(TestCase):
         """A ResNet-20 with BatchNorm on pictures, under empire."""
         found, chance = await self.check(
             "--dataset stripes --model resnet20:norm=batch --lr 0.05 --attack empire "
-            "--aggregator median", rounds=12,
+            "--aggregator median", rounds=8,
         )  # fmt: skip
         self.assertGreater(found["accuracy"], chance["accuracy"] + 0.2)
 
@@ -139,10 +140,15 @@ class ScenarioTests(TestCase):
         self.assertGreater(found["accuracy"], chance["accuracy"] + 0.2)
 
     async def test_lora(self) -> None:
-        """Adapters of a causal model of Hugging Face, with dropout."""
+        """Adapters of a causal model of Hugging Face, whose values are in a file, with dropout."""
+        from transformers import AutoModelForCausalLM, GPT2Config
+
+        config = GPT2Config(vocab_size=256, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+        base = AutoModelForCausalLM.from_config(config)
+        write_values(self.root / "tiny.safetensors", base.state_dict())
         found, chance = await self.check(
-            "--dataset text:name=docs,length=16 --model lora:width=16,dropout=0.1 "
+            "--dataset text:name=docs,length=16 --model lora:width=16,dropout=0.1,init=tiny "
             "--optimizer adam --lr 0.01 --attack sign-flip --aggregator median", rounds=10,
         )  # fmt: skip
-        self.assertLess(found["perplexity"], 256)
+        self.assertLess(found["perplexity"], 254)
         self.assertIn("token_accuracy", chance)

@@ -233,9 +233,13 @@ class WireTests(SynchronousTestCase):
 
     def test_an_older_server(self) -> None:
         """Its error says what to do."""
-        told = str(self.refusing(BadRequest("expected the fields [...]"), task="mse"))
-        self.assertIn("a server of byzpy_tw 0.1 knows no --task", told)
-        self.assertNotIn("--task", str(self.refusing(BadRequest("expected the fields [...]"))))
+        error = BadRequest("expected the fields [...]")
+        told = str(self.refusing(error, task="mse", clip_norm=2.0))
+        self.assertIn("a server of byzpy_tw 0.1 knows no --batches, --clip-norm, --task: ", told)
+        self.assertIn("there, or give --batches draws and leave out --clip-norm, --task", told)
+        told = str(self.refusing(error, batches="draws", task="mse"))
+        self.assertIn("0.1 knows no --task: install the trainer's version there, or leave", told)
+        self.assertIs(self.refusing(error, batches="draws"), error)
 
     def test_a_server_without_the_plugin(self) -> None:
         """The package is named also where the data names the task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, models
-from byzpy_tw.errors import LimitExceeded, ServerDiffers, UnsuitableModel
+from byzpy_tw.errors import LimitExceeded, ServerDiffers, UnsuitableModel, WireError
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.trainer.handshake import Handshake
@@ -283,6 +284,14 @@ class ComparedTests(FrozenCase):
                 RunFingerprint(68, "x", theirs), RunFingerprint(68, "x", mine), exact=exact,
             )  # fmt: skip
             self.assertIn("other values in its frozen parameters", str(error))
+
+    def test_nonsense(self) -> None:
+        """A server that answers with another kind of digest is told so."""
+        good = self.trial(FrozenHalf).to_json()
+        for kind in ("frozen", "buffers"):
+            for value in (5, "0" * 63, "x" * 64, [1]):
+                text = json.dumps({**json.loads(good), kind: value})
+                self.assertRaises(WireError, TrialDigests.from_json, text)
 
     def test_values_of_any_kind(self) -> None:
         """Tensors of each layout have a digest of their numbers."""

@@ -50,7 +50,7 @@ class ServersTests(SynchronousTestCase):
     def test_an_older_one(self) -> None:
         """A server takes the spec of a trainer that knows no task, and refuses an option that
         it does not know itself."""
-        spec = RunConfig(local=1).spec()
+        spec = RunConfig(local=1, batches="draws").spec()
         found = json.loads(spec.to_json())
         self.assertNotIn("task", found)
         self.assertEqual(RunSpec.from_json(json.dumps(found).encode()), spec)
@@ -67,8 +67,13 @@ class FolderTests(SynchronousTestCase):
         added = {f.name for f in attrs.fields(RunConfig) if f.metadata.get("added")}
         self.assertIn("task", added)
         old = {name: value for name, value in config.to_dict().items() if name not in added}
+        before = {f.name: f.metadata["before"] for f in attrs.fields(RunConfig)
+                  if "before" in f.metadata}  # fmt: skip
+        self.assertEqual(before, {"batches": "draws"})  # the default is another one
+        config = attrs.evolve(config, **before)
         self.assertEqual(from_dict(old), config)
         self.assertEqual(from_dict(old).bits, config.bits)
+        self.assertFalse(added & config.result_options.keys())
 
     def test_a_newer_one(self) -> None:
         """An option that this version does not know is refused by name."""

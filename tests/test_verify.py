@@ -223,7 +223,8 @@ class ChangedTests(VerifyCase):
     def test_an_option(self) -> None:
         """Each that changes bits is named, with what the records were made with, and
         they are met with that."""
-        for name, value in (("lr", 0.1), ("seed", 43), ("aggregator", "krum"), ("f", 1)):
+        for name, value in (("lr", 0.1), ("seed", 43), ("aggregator", "krum"), ("f", 1),
+                            ("batches", "draws"), ("precision", "bfloat16")):  # fmt: skip
             path = self.run_of("refused")
             self.spoil_file(path / "config.json", lambda c: c["config"].update({name: value}))
             told = f"--{name} {value}, the records were made with --{name} "

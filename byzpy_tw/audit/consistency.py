@@ -8,7 +8,13 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.config.run_config import RunConfig, flag, from_dict, options_digest
+from byzpy_tw.config.run_config import (
+    RunConfig,
+    added_options,
+    flag,
+    from_dict,
+    options_digest,
+)
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -67,7 +73,8 @@ def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     if bits not in (newest, options_digest(run.config.result_options)):
         text = f"{CONFIG} has bits {clean_value(bits)}, the newest record has {clean_value(newest)}"
         problems.append(Problem("digest", text))
-    for name, value in options.items():
+    left_out = {name: value for name, value in added_options().items() if name in saved}
+    for name, value in {**left_out, **options}.items():
         if name != "rounds" and saved.get(name) != value:
             text = (
                 f"{CONFIG} has {flag(name)} {clean_value(saved.get(name))}, the records were made "
@@ -75,7 +82,7 @@ def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
             )
             problems.append(Problem("option", text))
     try:
-        return from_dict({**saved, **options}), problems
+        return from_dict({**saved, **left_out, **options}), problems
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
             f"{printable(run.path / ROUNDS)}: its options make no run: {clean_value(e, 300)}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 
 from attrs import evolve
 
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.plugins.naming import parse
 from byzpy_tw.text import clip
 
 
@@ -43,3 +45,21 @@ def resolve_paths(config: RunConfig) -> RunConfig:
         save_model=None if config.save_model is None else str(absolute(config.save_model)),
         run_dir=None if config.run_dir is None else str(expand_home(config.run_dir)),
     )
+
+
+def make_run_dir(config: RunConfig) -> Path:
+    """Make a folder that no other run has, named by time and rules; raise `RunDirectoryError`."""
+    rule, attack = parse(config.aggregator).name, parse(config.attack).name
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{rule}-{attack if config.num_byz else 'honest'}"
+    path, count = Path("runs") / name, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            count += 1
+            path = Path("runs") / f"{name}-{count}"
+        except OSError as e:
+            raise RunDirectoryError(
+                f"cannot make {path.absolute()}: {e.strerror or e}; choose another --run-dir"
+            ) from e

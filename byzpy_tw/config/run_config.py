@@ -8,7 +8,7 @@ Metadata of each field:
 - ``bits``: the option can change the bits of the result.  Runs whose `bits` agree end with the
   same parameters;
 - ``added``: the option came after 0.1.  At its default it is left out of `bits`, which older runs
-  have on record;
+  have on record; at ``before``, if the default is something else than what runs did before;
 - ``node_field``: nodes need the option, and it is this field of their `RunSpec`.
 """
 
@@ -17,9 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -38,9 +36,8 @@ from byzpy_tw.config.validators import (
     to_text,
 )
 from byzpy_tw.config.validators import flag as flag
-from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.errors import ConfigError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
-from byzpy_tw.plugins.naming import parse
 from byzpy_tw.workers.spec import BATCHES, PRECISIONS, WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
@@ -94,11 +91,13 @@ class RunConfig:
         32, "examples computed at a time on one thread",
         integer_in(1, 8192), node_field="micro_batch_size",
     )  # fmt: skip
-    batches: str = _training(
-        "draws",
+    batches: str | None = _training(
+        None,
         "how a node's batches are chosen: draws, each anew from all of its examples; epochs, in a "
-        "fresh order every epoch, whose last partial batch is dropped, or kept with epochs:keep",
-        one_of(*BATCHES), metavar="draws|epochs|epochs:keep", node_field="batches", added=True,
+        "fresh order every epoch, whose last partial batch is dropped, or kept with epochs:keep "
+        "(default: epochs; draws with --replacement)",
+        optional(one_of(*BATCHES)), metavar="draws|epochs|epochs:keep", node_field="batches",
+        added=True, before="draws",
     )  # fmt: skip
     clip_norm: float | None = _training(
         None, "scale each node's gradient down to this norm where it is longer (default: no limit)",
@@ -311,6 +310,8 @@ class RunConfig:
                 f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
                 f"n = {self.n} nodes; use more servers or a larger cap"
             )
+        if self.batches is None:
+            object.__setattr__(self, "batches", "draws" if self.replacement else "epochs")
         if self.replacement and self.batches != "draws":
             raise ConfigError(
                 f"--replacement has no use with --batches {self.batches}, which has each example "
@@ -360,11 +361,11 @@ class RunConfig:
     @property
     def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
-        plain = self.to_dict()
+        plain, left_out = self.to_dict(), added_options()
         return {
             f.name: plain[f.name]
             for f in attrs.fields(RunConfig)
-            if f.metadata["bits"] and not (f.metadata["added"] and plain[f.name] == f.default)
+            if f.metadata["bits"] and not (f.name in left_out and plain[f.name] == left_out[f.name])
         }
 
     @property
@@ -387,27 +388,16 @@ def options_digest(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
+def added_options() -> dict[str, Any]:
+    """The options of `bits` that came after 0.1, with what runs do that have none on record."""
+    added = (f for f in attrs.fields(RunConfig) if f.metadata["added"] and f.metadata["bits"])
+    found = {f.name: f.metadata.get("before", f.default) for f in added}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
+
+
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The configuration that `to_dict` was called on; `ConfigError` where it is none."""
     unknown = sorted(set(values) - {f.name for f in attrs.fields(RunConfig)})
     if unknown:
         raise ConfigError(f"config.json has unknown entries: {', '.join(unknown)[:300]}")
-    return RunConfig(**values)
-
-
-def make_run_dir(config: RunConfig) -> Path:
-    """Make a folder that no other run has, named by time and rules; raise `RunDirectoryError`."""
-    rule, attack = parse(config.aggregator).name, parse(config.attack).name
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{rule}-{attack if config.num_byz else 'honest'}"
-    path, count = Path("runs") / name, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            count += 1
-            path = Path("runs") / f"{name}-{count}"
-        except OSError as e:
-            raise RunDirectoryError(
-                f"cannot make {path.absolute()}: {e.strerror or e}; choose another --run-dir"
-            ) from e
+    return RunConfig(**{**added_options(), **values})

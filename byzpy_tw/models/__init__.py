@@ -25,7 +25,12 @@ from byzpy_tw.models.trained import (
     trained_parameters,
 )
 from byzpy_tw.models.transformers import gpt_nano, vit
-from byzpy_tw.models.value_files import load_values, read_first_values, write_values
+from byzpy_tw.models.value_files import (
+    check_value_file,
+    load_values,
+    read_first_values,
+    write_values,
+)
 
 __all__ = [
     "BUILTIN",
@@ -33,6 +38,7 @@ __all__ = [
     "Sums",
     "build",
     "check",
+    "check_value_file",
     "cnn_cifar",
     "cnn_mnist",
     "constant_buffers",

@@ -108,7 +108,7 @@ def layers_with_statistics(model: nn.Module, *, training: bool = True) -> dict[s
     """
     found = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, _NormBase) and layer.track_running_stats:
+        if isinstance(layer, _NormBase) and layer.running_mean is not None:
             replaced = isinstance(layer, _WithoutRunningStatistics)
             if (replaced or layer.training) == training:
                 found[name] = layer

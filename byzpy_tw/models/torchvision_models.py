@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from byzpy_tw.errors import BadParameter, UnsuitableModel
 from byzpy_tw.models.value_files import load_values
-from byzpy_tw.parameters import check_value, one_of
 from byzpy_tw.plugin_code import describe_exception
 
 # Their second outputs, for training alone, are left out.
 _AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in
               ("googlenet", "inception_v3")}  # fmt: skip
-_TRAINED = one_of("all", "head")
+Trained = Annotated[
+    Literal["all", "head"],
+    {
+        "all": "every parameter",
+        "head": "the last linear layer; the others, and statistics, are constants",
+    },
+]
 _SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 299)  # of images, which an error tries in order
 
 
@@ -26,7 +34,7 @@ def torchvision_model(
     *,
     arch: str,
     init: str = "none",
-    trained: str = "all",
+    trained: Trained = "all",
     classes: int = 10,
     shape: tuple[int, ...] = (3, 224, 224),
     root: Path | None = None,
@@ -36,7 +44,6 @@ def torchvision_model(
     Its first values are drawn from the run's seed, or come on each machine from
     ``DATA_ROOT/INIT.safetensors``.  ``trained=head`` freezes all but the last linear layer.
     """
-    check_value(_TRAINED, "trained", trained, BadParameter)
     arch = _known(arch)
     if len(shape) != 3 or shape[0] != 3:
         raise UnsuitableModel(
@@ -75,8 +82,21 @@ def _make(arch: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
         "vit": {"image_size": shape[1]}, "maxvit": {"input_size": tuple(shape[1:])},
     }  # fmt: skip
     more: dict[str, Any] = dict(_AUXILIARY.get(arch, {})) or sized.get(family, {})
-    model: nn.Module = models.get_model(arch, weights=None, num_classes=classes, **more)
+    with _NumbersOnCpu() if family == "regnet" else nullcontext():
+        model: nn.Module = models.get_model(arch, weights=None, num_classes=classes, **more)
     return model
+
+
+class _NumbersOnCpu(TorchFunctionMode):
+    """Keeps numbers that RegNets compute their sizes from off the meta device, and reads them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            given.setdefault("device", "cpu")
+        return func(*args, **given)
 
 
 def _check_size(arch: str, classes: int, shape: tuple[int, ...]) -> None:

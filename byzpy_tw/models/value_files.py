@@ -59,6 +59,12 @@ def _needed(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def check_value_file(path: Path, error: type[ByzpyTwError]) -> None:
+    """Raise `error` where `path` is no file of values."""
+    with _open(path, error):
+        pass
+
+
 def read_first_values(model: nn.Module, path: Path, error: type[ByzpyTwError]) -> dict[str, Tensor]:
     """Return the values of the trained parameters of `model` in the file `path`, by name.
 

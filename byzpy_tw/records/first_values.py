@@ -21,6 +21,12 @@ from byzpy_tw.vectors import sha256_of
 FILE = "init.safetensors"  # in a run's folder
 
 
+def check_first_values(config: RunConfig) -> None:
+    """Raise `ConfigError` where the file of ``--init`` is none, before a run has a folder."""
+    if config.init is not None:
+        models.check_value_file(absolute(config.init), ConfigError)
+
+
 def use_first_values(
     config: RunConfig,
     model: nn.Module,

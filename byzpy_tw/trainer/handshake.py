@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import attrs
 from attrs import frozen
 from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 
-from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.config.run_config import RunConfig, added_options
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import BadAddress, BadRequest, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
@@ -44,6 +45,15 @@ def same_server_error(name: str, other: str) -> BadAddress:
 def same_bits(mine: Environment, theirs: Environment) -> bool:
     """Return whether trials give the same bits on a server (`theirs`) as in this process."""
     return mine.probe == theirs.probe and theirs.device == "cpu"
+
+
+def _do_without(options: Sequence[str]) -> str:
+    """Say how a run does without `options`, which came after 0.1."""
+    before, fields = added_options(), attrs.fields_dict(RunConfig)
+    changed = [name for name in options if before[name] != fields[name].default]
+    given = [f"give {flag(name)} {before[name]}" for name in changed]
+    others = [flag(name) for name in options if name not in changed]
+    return " and ".join([*given, *([f"leave out {', '.join(others)}"] if others else [])])
 
 
 @frozen(eq=False)
@@ -107,12 +117,12 @@ class Handshake:
             kinds = ("dataset", "model", "partition", "task")
             raise self._missing(server, e, kinds, plugins) or e from e
         except BadRequest as e:
-            newer = ", ".join(map(flag, sorted(spec.newer_fields())))
+            newer = sorted(spec.newer_fields())
             if not newer:
                 raise
             raise BadRequest(
-                f"{e}; a server of byzpy_tw 0.1 knows no {newer}: install the trainer's version "
-                "there, or do without"
+                f"{e}; a server of byzpy_tw 0.1 knows no {', '.join(map(flag, newer))}: install "
+                f"the trainer's version there, or {_do_without(newer)}"
             ) from e
 
     def check_opened(
