@@ -159,7 +159,7 @@ class ComparedTests(SynchronousTestCase):
         for theirs, word in (
             (self.trial(partition="iid"), "the partition's shards"),
             (evolve(mine, normalisation="0" * 64), "normalisation"),
-            (evolve(mine, classes="0" * 64), "number of classes"),
+            (evolve(mine, classes="0" * 64), "number or names of classes"),
             (self.trial(KeepsOnItself, seed=42), None),
             (self.trial(ConstantBuffer), "a gradient of the model"),
         ):

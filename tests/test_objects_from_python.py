@@ -276,6 +276,27 @@ class GoOnTests(Case):
         again = byzpy_tw.run(resume="stopped", show=None, **same)  # there is nothing to do
         self.assertEqual(hash_of(again), hash_of(resumed))
 
+    def test_a_signal(self) -> None:
+        """Ctrl-C reaches the thread that waits, whatever it waits for."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        here, begun = threading.get_ident(), threading.Event()
+
+        def press() -> None:
+            begun.wait(PATIENCE)
+            signal.pthread_kill(here, signal.SIGINT)
+
+        def show(line: str) -> None:
+            if line.startswith("round"):
+                begun.set()
+
+        presser = threading.Thread(target=press)
+        presser.start()
+        self.addCleanup(presser.join)
+        options = {"rounds": 100_000, "eval_interval": 2, "run_dir": "pressed", "show": show}
+        self.assertRaises(KeyboardInterrupt, self.run_with, **options)
+        self.assertEqual(Result.read("pressed").status, "interrupted")
+
     def test_an_error_of_show(self) -> None:
         """It comes through, and the run is closed."""
 

@@ -122,7 +122,10 @@ class MistakeTests(SynchronousTestCase):
             self.assertFalse("byzpy_tw_file_mine" in sys.modules)
 
     def test_no_hooks(self) -> None:
-        """It would offer nothing, in silence; a hook that there is not is told by its name."""
+        """It would offer nothing; a script is not run; a hook that there is not is told."""
+        script = folder(self) / "script.py"
+        script.write_text("raise AssertionError('it was run')")
+        self.assertIn("has no function marked with @byzpy_tw.hookimpl", self.refusal(script))
         path = plugin_file(self, "def register_models(): return []")
         self.assertIn("has no function marked with @byzpy_tw.hookimpl", self.refusal(path))
         path = plugin_file(self, "@hookimpl\ndef register_modles(): return []")
@@ -384,7 +387,7 @@ class RecordedRunTests(SynchronousTestCase):
     def test_edited_meanwhile(self) -> None:
         """Both digests, and it is not run."""
         before = version_of(self.path)
-        self.path.write_text("raise AssertionError")
+        self.path.write_text("import hookimpl\nraise AssertionError")
         text = self.refusal(None)
         self.assertIn(f"--plugin mine.py of {before}, and {self.path} is "
                       f"{version_of(self.path)}: put back", text)  # fmt: skip

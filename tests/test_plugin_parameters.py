@@ -127,7 +127,7 @@ class ParameterTests(SynchronousTestCase):
 
         for kind, taken in {
             "dataset": ["classes", "shape"],
-            "model": ["root"],
+            "model": [],
             "attack": ["root", "classes", "shape"],
         }.items():
             self.assertEqual(list(parameters_of(kind, factory)), taken)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, cast
 
 from attrs import define, field
@@ -110,6 +111,9 @@ def _observer(file: IO[str], level: Any) -> ILogObserver:
     return FilteringLogObserver(FileLogObserver(file, _text), [LogLevelFilterPredicate(level)])
 
 
+_begin_lock = Lock()  # the log begins once
+
+
 @contextmanager
 def logging_beside(folder: Path) -> Iterator[None]:
     """Send the log to trainer.log in `folder` meanwhile, beside what the process does with it.
@@ -117,11 +121,12 @@ def logging_beside(folder: Path) -> Iterator[None]:
     A process that does nothing with it would keep all events, and through them whole runs: it is
     given an end, that prints critical ones as before, but for those of this package.
     """
-    if getattr(globalLogBeginner, "_temporaryObserver", None) is not None:
-        screen = FilteringLogObserver(
-            _observer(sys.stderr, LogLevel.critical), [cast(ILogFilterPredicate, _not_ours)]
-        )
-        globalLogBeginner.beginLoggingTo([screen], redirectStandardIO=False, discardBuffer=True)
+    with _begin_lock:
+        if getattr(globalLogBeginner, "_temporaryObserver", None) is not None:
+            screen = FilteringLogObserver(
+                _observer(sys.stderr, LogLevel.critical), [cast(ILogFilterPredicate, _not_ours)]
+            )
+            globalLogBeginner.beginLoggingTo([screen], redirectStandardIO=False, discardBuffer=True)
     with open(folder / "trainer.log", "a", encoding="utf-8", errors="backslashreplace") as file:
         observer = _observer(file, LogLevel.info)
         globalLogPublisher.addObserver(observer)

@@ -31,7 +31,7 @@ from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.distributions import canonical_name, check_disabled, installed_points
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
 from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.plugins.plugin_files import PluginFile
+from byzpy_tw.plugins.plugin_files import NO_HOOKS, PluginFile
 from byzpy_tw.plugins.registry import (
     KINDS,
     OWN_DISTRIBUTION,
@@ -159,10 +159,7 @@ class _Source:
             plugin = file.run()
         entries = self.offered(plugin, file.name)
         if not self.manager.get_hookcallers(plugin):
-            raise ConfigError(
-                f"{self.owner} has no function marked with @byzpy_tw.hookimpl, so it offers "
-                "nothing: 'python -m byzpy_tw new-plugin --single-file KIND NAME' writes one"
-            )
+            raise ConfigError(f"{self.owner} {NO_HOOKS}")
         return entries
 
     def offered(self, plugin: object, name: str) -> list[Entry]:

@@ -10,7 +10,7 @@ import importlib.util
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -25,6 +25,11 @@ DIGITS = 12  # of a digest, in a version
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}\.py")
 _MOST_BYTES = 2**22
 _MODULES = "byzpy_tw_file_"  # the names of modules begin so
+_MARKERS = {"hookimpl", "HookimplMarker"}
+NO_HOOKS = (
+    "has no function marked with @byzpy_tw.hookimpl, so it offers nothing: 'python -m byzpy_tw "
+    "new-plugin --single-file KIND NAME' writes one"
+)
 
 
 @frozen
@@ -111,9 +116,10 @@ def _read(given: str) -> PluginFile:
         ) from None
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{who} has over {_MOST_BYTES // 2**20} MiB: name a file of Python code")
-    return PluginFile(
-        given, path, hashlib.sha256(content).hexdigest(), _compile(who, path, content)
-    )
+    code = _compile(who, path, content)
+    if not _MARKERS & set(_names_in(code)):  # such as a script: it is not even run
+        raise ConfigError(f"{who} {NO_HOOKS}")
+    return PluginFile(given, path, hashlib.sha256(content).hexdigest(), code)
 
 
 def _compile(who: str, path: Path, content: bytes) -> CodeType:
@@ -128,3 +134,11 @@ def _compile(who: str, path: Path, content: bytes) -> CodeType:
     except (ValueError, RecursionError, MemoryError, OverflowError) as e:
         raise ConfigError(f"{who} is not Python code: {e or type(e).__name__}") from None
     return code
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names that `code` reads or imports, and those of the functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
