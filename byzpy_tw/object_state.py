@@ -303,7 +303,8 @@ def _array_content(array: np.ndarray) -> Any:
 _READERS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (_SCALARS, lambda scalar: scalar),
     ((dict, *_CONTAINERS), len),
-    (nn.Parameter, lambda _: None),  # the run itself changes these
+    # The run itself changes trained ones.
+    (nn.Parameter, lambda leaf: None if leaf.requires_grad else _tensor_content(leaf)),
     (Tensor, _tensor_content),
     (np.ndarray, _array_content),
     (np.random.Generator, lambda generator: repr(generator.bit_generator.state)),

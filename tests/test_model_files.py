@@ -175,6 +175,12 @@ class FirstValuesTests(FilesCase):
             RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
         )
         self.assertIn("began with other values", str(error))
+        path.unlink()
+        error = self.assertRaises(
+            RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
+        )
+        self.assertIn(f"cannot read {kept / FILE}: No such file", str(error))
+        self.write(self.values())
         # A folder of a run that came to nothing is used again.
         use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
         self.assertTrue((kept / FILE).exists())

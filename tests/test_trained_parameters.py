@@ -98,6 +98,18 @@ class WritesToFrozen(FrozenBody):
         return super().forward(x)
 
 
+class WritesToUnregistered(Plain):
+    """A frozen parameter in a list, which torch does not know of."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        self.kept = [nn.Parameter(torch.ones(16), requires_grad=False)]
+
+    def forward(self, x: Tensor) -> Any:
+        self.kept[0].mul_(0.9)
+        return self.b(self.hidden(x) * self.kept[0])
+
+
 class AllFrozen(Plain):
     def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
         super().__init__(classes, shape)
@@ -146,6 +158,7 @@ SOUND = (FrozenBody, FrozenHalf, TiedFrozen, FrozenTogether, ViewOfFrozen)
 REFUSED: dict[Any, tuple[str, ...]] = {
     TiedToFrozen: ("'c.weight' and 'e.weight' share memory",),
     WritesToFrozen: ("'a.weight', outside its trained parameters", "frozen parameters as they are"),
+    WritesToUnregistered: ("'kept[0]'", "from call to call"),
     AllFrozen: ("no parameters to train: all 4 are frozen",),
     Complex: ("parameter phase is torch.complex64", "view_as_real"),
     Double: ("parameter a.weight is torch.float64", "freeze it"),

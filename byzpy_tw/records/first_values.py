@@ -16,6 +16,7 @@ from byzpy_tw import models
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import sha256_of
 
 FILE = "init.safetensors"  # in a run's folder
@@ -43,18 +44,17 @@ def use_first_values(
     """
     if config.init is None:
         return None
-    kept = None if folder is None else folder / FILE
-    begun = bool(recorded.get("init"))
-    if begun and kept is not None and kept.exists():
-        values = models.read_first_values(model, kept, RunDirectoryError)
-    else:
-        values = models.read_first_values(model, absolute(config.init), ConfigError)
+    kept, given = None if folder is None else folder / FILE, absolute(config.init)
+    begun, path = bool(recorded.get("init")), given
+    if begun and kept is not None and (kept.exists() or not given.exists()):
+        path = kept
+    error = RunDirectoryError if path == kept else ConfigError
+    values = models.read_first_values(model, path, error)
     digest = sha256_of(*values.values())
     if begun and recorded["init"] != digest:
         raise RunDirectoryError(
-            f"the run began with other values (SHA-256 {str(recorded['init'])[:12]}) than "
-            f"{kept if kept is not None and kept.exists() else config.init} has ({digest[:12]}): "
-            "put back the file of then"
+            f"the run began with other values (SHA-256 {clean_value(recorded['init'], 12)}) than "
+            f"{path} has ({digest[:12]}): put back the file of then"
         )
     if keep and kept is not None and not begun:
         models.write_values(kept, values)
