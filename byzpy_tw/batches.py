@@ -33,12 +33,17 @@ def map_tensors(function: Callable[[Tensor], T], batch: Batch) -> T | dict[str, 
 
 def take(batch: Batch, indices: np.ndarray | Tensor) -> Batch:
     """Return the examples at the int64 `indices`, in memory of their own."""
-    chosen = torch.as_tensor(indices)
+    # Faster than `as_tensor`, as one tensor is without `map_tensors`: small gradients show it.
+    chosen = torch.from_numpy(indices) if isinstance(indices, np.ndarray) else indices
+    if isinstance(batch, Tensor):
+        return batch.index_select(0, chosen)
     return map_tensors(lambda tensor: tensor.index_select(0, chosen), batch)
 
 
 def cut(batch: Batch, place: slice) -> Batch:
     """Return the examples in `place`, in the memory of `batch`."""
+    if isinstance(batch, Tensor):
+        return batch[place]
     return map_tensors(lambda tensor: tensor[place], batch)
 
 

@@ -24,8 +24,8 @@ CONFIG = RunConfig(in_process=True, lr=0.5, quiet=True, disable_plugin=("a", "b"
 # The other events, and the tail of the line of each.
 TAILS: list[tuple[Any, str]] = [
     (events.RunConfigured(CONFIG, "runs/x", 2, {"host": "h", "user": "u", "certificate": None}),
-     "event=run_configured host=h user=u directory=runs/x threads=2 in_process=true batches=epochs lr=0.5 "
-     "disable_plugin=a,b quiet=true"),
+     "event=run_configured host=h user=u directory=runs/x threads=2 in_process=true "
+     "batches=epochs lr=0.5 disable_plugin=a,b quiet=true"),
     (events.NodesPlaced({"tcp://a:1": [0, 3], "tcp://b:1": [1]}, 3),
      'event=nodes_placed placement="tcp://a:1=0,3 tcp://b:1=1" num_honest=3'),
     (events.RunStarted({"bits": "ab", "dimension": 9, "run": "secret"}, [{}, {}]),

@@ -122,8 +122,7 @@ class Tf32Tests(SynchronousTestCase):
 
     def test_the_setting(self) -> None:
         """Threads that agree hold it together; others wait, and then find their own."""
-        gpu = torch.device("cuda")
-        self.patch(precision, "_multiplication", precision._Multiplication())
+        hold = precision._Multiplication().hold
         before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         self.addCleanup(setattr, torch.backends.cuda.matmul, "allow_tf32", before[0])
         self.addCleanup(setattr, torch.backends.cudnn, "allow_tf32", before[1])
@@ -131,13 +130,13 @@ class Tf32Tests(SynchronousTestCase):
         together, found = threading.Barrier(2, timeout=60), []
 
         def reduced() -> None:
-            with multiplication("tf32", gpu):
+            with hold(tf32=True):
                 together.wait()
                 found.append(torch.backends.cuda.matmul.allow_tf32)
                 together.wait()
 
         def full() -> None:
-            with multiplication("float32", gpu):
+            with hold(tf32=False):
                 found.append(torch.backends.cuda.matmul.allow_tf32)
 
         with ThreadPoolExecutor(3) as threads:
@@ -150,6 +149,6 @@ class Tf32Tests(SynchronousTestCase):
 
     def test_a_cpu_has_none(self) -> None:
         """There nothing is set, and nobody waits."""
-        cpu = torch.device("cpu")
+        cpu = torch.zeros(1)
         with multiplication("tf32", cpu), multiplication("float32", cpu):
             pass

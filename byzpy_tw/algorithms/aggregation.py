@@ -117,8 +117,10 @@ class Aggregation:
             byzantine=self.config.num_byz,
         )  # fmt: skip
         memory = dict(memory)
-        exact = multiplication(FLOAT32, self.device.place)
-        with exact, plugin_call(f"{self.owners()}:", BadRuleOutput):  # a plugin's code
+        with (
+            multiplication(FLOAT32, rows),
+            plugin_call(f"{self.owners()}:", BadRuleOutput),
+        ):  # a plugin's code
             try:
                 outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
             except PluginError as e:

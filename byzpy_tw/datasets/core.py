@@ -288,9 +288,21 @@ class Dataset:
         floats = x.to(torch.float32, copy=True)
         if x.dtype == torch.uint8:
             floats.div_(255)
-        shape = (1, -1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (-1,)
-        mean, std = (v.to(floats.device).reshape(shape) for v in self._per_channel)
-        return floats.sub_(mean).div_(std)
+        mean, std = self._shaped(x.ndim)
+        return floats.sub_(mean.to(floats.device)).div_(std.to(floats.device))
+
+    def _shaped(self, dimensions: int) -> tuple[Tensor, Tensor]:
+        """``mean`` and ``std`` for examples of so many `dimensions`."""
+        known = self._by_dimensions.get(dimensions)
+        if known is None:
+            shape = (1, -1, *(1,) * (dimensions - 2)) if dimensions > 1 else (-1,)
+            mean, std = (v.reshape(shape) for v in self._per_channel)
+            known = self._by_dimensions[dimensions] = (mean, std)
+        return known
+
+    @cached_property
+    def _by_dimensions(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
 
     def digest(self) -> str:
         """Return the hex SHA-256 over all tensors: equal data, equal digest."""

@@ -125,6 +125,8 @@ class MicroBatches:
 
     def _put(self, batch: Batch) -> Batch:
         """Return `batch` on the device."""
+        if isinstance(batch, Tensor):
+            return self.device.put(batch)[0]
         return map_tensors(lambda tensor: self.device.put(tensor)[0], batch)
 
     def run(self, part: int) -> Gradient:
@@ -134,7 +136,8 @@ class MicroBatches:
             return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
         place = self._places[part]
         examples = take(train.x, self.indices[place])
-        examples = augment_examples(self.dataset, examples, self.numbers[place])
+        if self.dataset.augment is not None:
+            examples = augment_examples(self.dataset, examples, self.numbers[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
             inputs = self._put(self.dataset.inputs(examples))

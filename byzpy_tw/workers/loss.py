@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models
-from byzpy_tw.batches import Batch, call_model, tensors_of
+from byzpy_tw.batches import Batch, call_model
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
@@ -24,18 +24,15 @@ def compute_outputs(
     Several inputs are keywords.  Raises `UnsuitableModel`, with `who` in front, if the model
     returns anything else.
     """
-    device = _device_of(inputs)
-    with multiplication(precision, device), autocast(precision, device):
-        outputs = call_model(model, inputs)
-    if precision != FLOAT32:
-        outputs = to_float32(outputs)
+    with multiplication(precision, inputs):
+        if precision == FLOAT32:
+            outputs = call_model(model, inputs)
+        else:
+            with autocast(precision, inputs):
+                outputs = to_float32(call_model(model, inputs))
     if why := task.check_outputs(outputs, inputs):
         raise UnsuitableModel(f"{who} returned {why}")
     return outputs
-
-
-def _device_of(inputs: Batch) -> torch.device:
-    return tensors_of(inputs)[0].device
 
 
 def as_one_tensor(outputs: Any) -> Tensor:
@@ -66,7 +63,7 @@ def loss_and_gradient(
     # write into the leaves.
     with models.randomness(seed):
         outputs = compute_outputs(model, inputs, task, who, precision)
-    with multiplication(precision, _device_of(inputs)):
+    with multiplication(precision, inputs):
         loss = task.loss(outputs, targets) / weight
         if not loss.requires_grad:
             return loss.detach(), [None] * len(leaves)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
+from attrs import frozen
 
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.plugin_code import exception_text
@@ -21,19 +19,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _NO_MEMORY in exception_text(error)
 
 
-@contextmanager
-def explain_out_of_memory(examples: int) -> Iterator[None]:
-    """Raise `LimitExceeded` with the cure where a batch of `examples` does not fit in memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as e:
-        if not is_out_of_memory(e):
-            raise
+@frozen
+class explain_out_of_memory:
+    """Context manager of a computation with a batch of `examples`.
+
+    Raises `LimitExceeded` with the cure where that does not fit in memory.
+    """
+
+    examples: int
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None or not is_out_of_memory(error):
+            return
         cure = "begin the run with a smaller --micro-batch-size"
-        if examples == 1:
-            cure = "the model needs a machine with more memory"
-        what = "one example" if examples == 1 else f"a micro-batch of {examples} examples"
+        what = f"a micro-batch of {self.examples} examples"
+        if self.examples == 1:
+            what, cure = "one example", "the model needs a machine with more memory"
         # No cause: a traceback in the log would tell nothing more.
-        raise LimitExceeded(
-            f"{what} does not fit in memory: {cure} ({clip(exception_text(e), 160)})"
-        ) from None
+        reason = clip(exception_text(error), 160)
+        raise LimitExceeded(f"{what} does not fit in memory: {cure} ({reason})") from None

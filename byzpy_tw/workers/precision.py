@@ -20,9 +20,11 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from byzpy_tw.batches import Batch, tensors_of
 from byzpy_tw.errors import ConfigError
 
 FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tf32"
+_UNCHANGED = nullcontext()
 
 # Relative differences that are rounding, between a trainer and a server of other hardware.
 ROUNDING = {FLOAT32: 1e-3, TF32: 1e-2, BFLOAT16: 5e-2}
@@ -37,11 +39,11 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context of a model's call, in the thread that enters it."""
+def autocast(precision: str, inputs: Batch) -> AbstractContextManager[Any]:
+    """Return the context of a model's call with `inputs`, in the thread that enters it."""
     if precision == BFLOAT16:
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+        return torch.autocast(tensors_of(inputs)[0].device.type, torch.bfloat16)
+    return _UNCHANGED
 
 
 def to_float32(outputs: Any) -> Any:
@@ -95,11 +97,10 @@ class _Multiplication:
 _multiplication = _Multiplication()
 
 
-def multiplication(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which matrices on `device` are multiplied in `precision`.
+def multiplication(precision: str, operands: Batch) -> AbstractContextManager[Any]:
+    """Return the context in which matrices such as `operands` are multiplied in `precision`.
 
     It may not be entered twice by one thread.
     """
-    if device.type != "cuda":
-        return nullcontext()
-    return _multiplication.hold(precision == TF32)
+    one = operands if isinstance(operands, Tensor) else tensors_of(operands)[0]
+    return _multiplication.hold(precision == TF32) if one.is_cuda else _UNCHANGED
