@@ -20,7 +20,7 @@ in this process, as no other one has them: in a thread, on a reactor of its own.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,10 @@ def _run_here(
     options: Mapping[str, Any],
 ) -> Result:
     """Train in a thread of this process, with the objects among `options`."""
-    from byzpy_tw.output.program import logging_beside
+    from byzpy_tw.output.configured_views import make_line_view
+    from byzpy_tw.output.event_log import EventLog
+    from byzpy_tw.output.program import logging_beside, run_of_thread
+    from byzpy_tw.output.view import ViewGroup
     from byzpy_tw.trainer.own_reactor import OwnReactor
     from byzpy_tw.trainer.run import RunOutcome, run_prepared
 
@@ -158,8 +161,10 @@ def _run_here(
         return _read_result(expand_home(resume), objects)
     path, prepared = run.directory.path, run
 
-    async def work(reactor: Any, write: Show) -> RunOutcome:
-        return await run_prepared(reactor, prepared, write)
+    def work(reactor: Any, write: Show) -> Coroutine[Any, Any, RunOutcome]:
+        run_of_thread.set(path)
+        view = ViewGroup(make_line_view(prepared.config, write), [EventLog()])
+        return run_prepared(reactor, prepared, write, view)
 
     try:
         with logging_beside(path):

@@ -162,6 +162,9 @@ class RunTests(Case):
         first = asyncio.run(cell())
         for other in (asyncio.run(in_thread()), *asyncio.run(two_at_once())):
             self.assertEqual(hash_of(other), hash_of(first))
+        for name in ("one", "two"):
+            found = re.findall(r" directory=(\S+)", Path(name, "trainer.log").read_text())
+            self.assertEqual([Path(path).name for path in found], [name])
 
     def test_what_is_recorded(self) -> None:
         """Names and digests in config.json; lines, as of any run; its log and its report."""
@@ -173,7 +176,9 @@ class RunTests(Case):
                              ("aggregator", "Middle")):  # fmt: skip
             self.assertRegex(recorded[option], rf"\Agiven:name={name},digest=[0-9a-f]{{12}}\Z")
         self.assertEqual(result.config.model, recorded["model"])
-        self.assertIn("the trial before round 0 took", (result.path / "trainer.log").read_text())
+        log = (result.path / "trainer.log").read_text()
+        for event in ("run_configured", "run_started", "evaluated", "run_ended"):
+            self.assertIn(f"event={event} ", log)
         self.assertTrue((result.path / "report.html").exists())
         self.assertTrue(result.config.in_process)
 

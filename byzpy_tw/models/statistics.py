@@ -151,6 +151,12 @@ def needs_statistics(model: nn.Module) -> bool:
     return bool(layers_with_statistics(model))
 
 
+def normalises_by_batch(model: nn.Module) -> bool:
+    """Return whether a layer of `model` normalises an example by others: not InstanceNorm."""
+    layers = layers_with_statistics(model).values()
+    return not all(isinstance(layer, _InstanceNorm) for layer in layers)
+
+
 @torch.no_grad()
 def write_statistics(model: nn.Module, found: Sequence[Mapping[str, Sums]]) -> None:
     """Write the statistics that `found`, of several calls in order, add up to."""

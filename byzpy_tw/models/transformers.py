@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from byzpy_tw.errors import BadParameter, UnsuitableModel
 from byzpy_tw.models.shapes import image_shape
+from byzpy_tw.parameters import check_value, real_in
 
 # A server makes the model that a trainer names, so there are bounds.
+_DROPOUT = real_in(0, below=1)
 _MOST = {"width": 4096, "depth": 64, "heads": 64, "patch": 256}
 
 
@@ -69,12 +71,12 @@ class VisionTransformer(nn.Module):
         channels, height, across = image
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         count = (height // patch) * (across // patch)
-        self.places = nn.Parameter(0.02 * torch.randn(1, count, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, count, width))
         self.blocks, self.norm = blocks, nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
@@ -95,6 +97,7 @@ def vit(
     """
     _check_sizes(patch=patch, width=width, depth=depth, heads=heads)
     _check_heads(width, heads)
+    check_value(_DROPOUT, "dropout", dropout, BadParameter)
     image = image_shape(shape, least=patch)
     if image[1] % patch or image[2] % patch:
         raise UnsuitableModel(
@@ -112,14 +115,14 @@ class CausalTransformer(nn.Module):
 
     def __init__(self, vocabulary: int, length: int, width: int, blocks: nn.Sequential) -> None:
         super().__init__()
-        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.blocks, self.norm = blocks, nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.tokens.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.tokens(tokens) + self.places(places)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.tokens(tokens) + self.positions(positions)
         return self.head(self.norm(self.blocks(x)))
 
 
@@ -140,6 +143,7 @@ def gpt_nano(
     """
     _check_sizes(width=width, depth=depth, heads=heads)
     _check_heads(width, heads)
+    check_value(_DROPOUT, "dropout", dropout, BadParameter)
     if len(shape) != 1:
         raise UnsuitableModel(
             f"the model needs sequences of tokens, (T,), the data has examples of shape "

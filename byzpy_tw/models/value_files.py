@@ -33,7 +33,7 @@ def load_values(model: nn.Module, root: Path | None, name: str) -> nn.Module:
     """
     if root is None:
         raise UnsuitableModel(f"init={clip(name)} needs a data root, and this process has none")
-    if Path(name).name != name or name[:1] in ("", "."):
+    if Path(name).name != name or name[:1] in ("", ".") or not name.isprintable():
         raise UnsuitableModel(
             f"init={clip(name)!r} is a name, such as backbone for DATA_ROOT/backbone{SUFFIX}, "
             "and no path"
@@ -121,6 +121,8 @@ def _open(path: Path, error: type[ByzpyTwError]) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe waits
+            raise error(f"{path} is no regular file")
         with open(path, "rb"):  # safetensors says no more than that it failed
             pass
         with safe_open(path, framework="pt") as file:

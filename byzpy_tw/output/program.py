@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, cast
@@ -29,6 +30,7 @@ from twisted.logger import (
     globalLogPublisher,
 )
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from byzpy_tw.console import flush_streams, print_error, report_error, say
 from byzpy_tw.errors import ByzpyTwError
@@ -112,6 +114,8 @@ def _observer(file: IO[str], level: Any) -> ILogObserver:
 
 
 _begin_lock = Lock()  # the log begins once
+# The folder of the run that a thread works for; None where one is not told.
+run_of_thread: ContextVar[Path | None] = ContextVar("run_of_thread", default=None)
 
 
 @contextmanager
@@ -128,7 +132,13 @@ def logging_beside(folder: Path) -> Iterator[None]:
             )
             globalLogBeginner.beginLoggingTo([screen], redirectStandardIO=False, discardBuffer=True)
     with open(folder / "trainer.log", "a", encoding="utf-8", errors="backslashreplace") as file:
-        observer = _observer(file, LogLevel.info)
+        written = _observer(file, LogLevel.info)
+
+        @provider(ILogObserver)
+        def observer(event: LogEvent) -> None:
+            if run_of_thread.get() in (None, folder):  # or it is of another run in this process
+                written(event)
+
         globalLogPublisher.addObserver(observer)
         try:
             yield

@@ -82,7 +82,7 @@ class NodeHost:
             self.device,
             self._registry.owner("model", self.spec.model),
             self.trial_outcome.task,
-            join_single=models.needs_statistics(self.model),
+            join_single=models.normalises_by_batch(self.model),
         )
 
     @property

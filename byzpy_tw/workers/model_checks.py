@@ -25,7 +25,7 @@ def quote_names(names: Sequence[str]) -> str:
 def check_single(model: nn.Module, spec: RunSpec, shards: Sequence[Any]) -> str:
     """Refuse BatchNorm where the last batch of an epoch has a single example."""
     sizes = [len(shard) for shard in shards if len(shard) % spec.batch_size == 1]
-    if spec.batches != KEEP or not sizes or not models.needs_statistics(model):
+    if spec.batches != KEEP or not sizes or not models.normalises_by_batch(model):
         return ""
     return (
         f"it normalises by the examples of a batch, and with --batches {KEEP} a shard of "
