@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -120,6 +121,30 @@ class CodeDigestTests(SynchronousTestCase):
             found = {i for i, (a, b) in pairs if code_digest(a) != code_digest(b)}
             self.assertLessEqual({i for i in differing if i != 4}, found)
             self.assertLess(len(found), len(before) - 4)
+
+    def test_modules_of_ones_own(self) -> None:
+        """What a function reads of a module counts, also of one that it imports itself."""
+        helpers, inner = ModuleType("own_helpers"), ModuleType("own_helpers.inner")
+        helpers.__dict__.update(inner=inner, unused=1)
+        sys.modules["own_helpers"] = helpers
+        self.addCleanup(sys.modules.pop, "own_helpers")
+
+        def given() -> Any:
+            return helpers.rule()
+
+        def imports() -> Any:
+            import own_helpers  # type: ignore[import-not-found]
+
+            return own_helpers.inner.width
+
+        found = []
+        for value in (1, 2):
+            exec(f"def rule(): return {value}", vars(helpers))
+            inner.__dict__["width"] = value
+            found.append((code_digest(given), code_digest(imports)))
+        self.assertEqual(len({*found[0], *found[1]}), 4)
+        helpers.__dict__["unused"] = 2
+        self.assertEqual((code_digest(given), code_digest(imports)), found[1])
 
     def test_closures_and_state(self) -> None:
         """A width in a closure, and what an object holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,14 @@ class ReadTests(ImagesCase):
         self.assertEqual(self.read(size=5).shape, (3, 5, 5))
         self.assertLess(int(data.train.x[3].float().std()), 2)  # the wide one is plain
 
+    def test_a_long_picture(self) -> None:
+        """Of one a thousand times as long as wide the middle alone is scaled."""
+        Image.new("RGB", (2000, 2), (0, 9, 255)).save(self.ours / "train/a/long.png")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.assertEqual(self.read(size=512).shape, (3, 512, 512))
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+        self.assertLess(grown, 400)  # MiB; all of it would take 800 for the scaled one alone
+
     def test_read_only_root(self) -> None:
         """Nothing is written into the data root."""
         before = sorted(self.root.rglob("*"))
@@ -168,6 +177,7 @@ class MistakeTests(ImagesCase):
             (whole[:60], "is damaged: OSError"),
             (b"<html>", "is an HTML page, expected a picture"),
             (b"\1\2\3\4", "is damaged, or of a format that Pillow cannot read, expected a picture"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 7\n", "is text: '%!PS-Adobe"),
             (b"", "is empty"),
         ):
             file.write_bytes(content)

@@ -394,6 +394,26 @@ class RecordedRunTests(SynchronousTestCase):
         invocation = parse_invocation(["--resume", str(self.run_dir)])
         self.assertRaises(RunDirectoryError, invocation.registry)
 
+    def test_code_in_the_folder(self) -> None:
+        """A folder that was sent brings no code: neither within it, nor by a relative path."""
+        inside = self.run_dir / "mine.py"
+        inside.write_bytes(self.path.read_bytes())
+        for place in (str(inside), os.path.relpath(self.path)):
+            text = (self.run_dir / "config.json").read_text()
+            config = json.loads(text)
+            config["config"]["plugin"] = [place]
+            (self.run_dir / "config.json").write_text(json.dumps(config))
+            self.assertIn("give --plugin with the path of that file here", self.refusal(None))
+        [file] = read_recorded_plugin_files(self.run_dir, [str(inside)])
+        self.assertEqual(file.path, inside)
+
+    def test_without_a_digest(self) -> None:
+        """A record that lacks it is as one of another file."""
+        config = json.loads((self.run_dir / "config.json").read_text())
+        del config["plugins"]
+        (self.run_dir / "config.json").write_text(json.dumps(config))
+        self.assertIn("was begun with --plugin mine.py of unknown", self.refusal(None))
+
     def test_somebody_else_s_folder(self) -> None:
         """To verify and to read a run, the file is named by who does it."""
         self.assertIn("give --plugin", self.refusal(None, trusted=False))

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from attrs import evolve
+from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw import Registration, hookimpl
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.kernels.parallel import pool as make_pool
-from byzpy_tw.plugins import load
+from byzpy_tw.plugins import Registry, load
 from byzpy_tw.trainer.preparation import prepare_data
-from byzpy_tw.vectors import norm_of
+from byzpy_tw.vectors import norm_of, sha256_of
 from byzpy_tw.workers import precision
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Gradient
@@ -31,8 +33,8 @@ SPEC = RunSpec(
 )  # fmt: skip
 
 
-def gradients(threads: int = 1, **changed: Any) -> list[Gradient]:
-    host = build_host(evolve(SPEC, **changed), load(only=()), data_root=None)
+def gradients(threads: int = 1, registry: Registry | None = None, **changed: Any) -> list[Gradient]:
+    host = build_host(evolve(SPEC, **changed), registry or load(only=()), data_root=None)
     answers: dict[int, Any] = {}
     with make_pool(threads) as pool:
         for node in range(3):
@@ -60,6 +62,34 @@ class Bfloat16Tests(SynchronousTestCase):
         for here, there in zip(one, three, strict=True):
             self.assertTrue(torch.equal(here.vector, there.vector))
             self.assertEqual(here.loss, there.loss)
+
+    def test_a_weight_that_is_used_twice(self) -> None:
+        """Its gradients are added in float32, however the threads meet."""
+
+        class Twice(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.again = nn.Linear(64, 32), nn.Linear(32, 32)
+                self.last = nn.Linear(32, 4)
+
+            def forward(self, x: Tensor) -> Any:
+                x = self.first(x.flatten(1))
+                for _ in range(6):
+                    x = torch.tanh(self.again(x))
+                return self.last(x)
+
+        class Plugin:
+            @hookimpl
+            def register_models(self) -> list[Registration]:
+                return [Registration("twice", Twice)]
+
+        registry = load(only=(), extra={"twice": Plugin()})
+        spec = {"model": "twice", "precision": "bfloat16", "micro_batch_size": 4}
+        found = {
+            sha256_of(*(g.vector for g in gradients(threads, registry, **spec)))
+            for threads in (1, 3, 3, 3)
+        }  # fmt: skip
+        self.assertEqual(len(found), 1)
 
     def test_the_trial(self) -> None:
         """It is made in the run's precision, and rounding between machines is larger."""

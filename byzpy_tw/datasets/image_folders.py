@@ -38,6 +38,9 @@ from byzpy_tw.datasets.obtain import one_line
 from byzpy_tw.errors import BadParameter, DatasetUnavailable
 
 _LARGEST = 4096  # pixels of a side, of pictures that are scaled
+_BILINEAR = 2  # of Pillow's ways to scale, with antialiasing
+# Those of the endings that are read; Pillow's others may start programs.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _DEEP = ("I", "F")  # first letters of Pillow's modes of more than 8 bits
 
 
@@ -229,13 +232,12 @@ class _Pictures:
     def _picture(self, path: Path) -> np.ndarray:
         """Return the picture at `path`; `FileFault` for one that is damaged, or none."""
         from PIL import Image, UnidentifiedImageError
-        from torchvision.transforms import functional
 
         with open_regular(path) as file:
             head = file.read(HEAD)
             file.seek(0)
             try:
-                with Image.open(file) as picture:
+                with Image.open(file, formats=_FORMATS) as picture:
                     if picture.mode[0] in _DEEP:
                         raise FileFault(
                             f"has pixels of mode {picture.mode}, expected 8 bits a channel: read "
@@ -250,9 +252,20 @@ class _Pictures:
             except Exception as e:  # Pillow raises anything
                 raise FileFault(f"is damaged: {one_line(e)}") from e
         if self.size:
-            found = functional.resize(found, [self.size], antialias=True)
-            found = functional.center_crop(found, [self.size, self.size])
-        return functional.pil_to_tensor(found).numpy()
+            found = scale_and_cut(found, self.size)
+        pixels = np.array(found)
+        return pixels[None] if self.grey else pixels.transpose(2, 0, 1)
+
+
+def scale_and_cut(picture: Any, size: int) -> Any:
+    """Return the middle square of a Pillow `picture`, scaled to `size` x `size` pixels.
+
+    Nothing else is scaled: a picture may be a thousand times as long as wide.
+    """
+    shorter = min(picture.size)
+    left, top = ((side - shorter) / 2 for side in picture.size)
+    box = (left, top, left + shorter, top + shorter)
+    return picture.resize((size, size), _BILINEAR, box=box)
 
 
 def _shown(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -167,8 +167,9 @@ class _Digest:
             name: function.__globals__[name]
             for name in _global_names(function.__code__) if name in function.__globals__
         }  # fmt: skip
+        modules = _own_modules(function, used)
         defaults = (function.__defaults__, function.__kwdefaults__)
-        return (b"function", function.__code__, *defaults, cells, used)
+        return (b"function", function.__code__, *defaults, cells, used, *modules)
 
     def _instance(self, thing: Any) -> Iterable[Any]:
         kind = type(thing)
@@ -181,6 +182,35 @@ class _Digest:
         )  # fmt: skip
         state = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
         return (b"instance", kind, {**state, **getattr(thing, "__dict__", {})})
+
+
+def _own_modules(function: types.FunctionType, used: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what `function` may read of modules that are no library's: the names in its code."""
+    names = _names(function.__code__)
+    waiting = [thing for thing in used.values() if isinstance(thing, types.ModuleType)]
+    waiting += [sys.modules[name] for name in _imports(function.__code__) if name in sys.modules]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop(0)
+        if module.__name__ in seen or _is_library(module.__name__):
+            continue
+        seen.add(module.__name__)
+        found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        waiting += [thing for thing in found.values() if isinstance(thing, types.ModuleType)]
+        yield found
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The names of globals, attributes and modules in `code` and the functions within it."""
+    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return sorted(set(code.co_names).union(*inner))
+
+
+def _imports(code: types.CodeType) -> list[str]:
+    """The names of the modules that `code` and the functions within it import."""
+    found = {str(s.argval) for s in dis.get_instructions(code) if s.opname == "IMPORT_NAME"}
+    inner = (_imports(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return sorted(found.union(*inner))
 
 
 def _content(cell: types.CellType) -> Any:

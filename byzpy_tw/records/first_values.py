@@ -44,6 +44,10 @@ def use_first_values(
     """
     if config.init is None:
         return None
+    if recorded and not recorded.get("init") and not keep:
+        raise RunDirectoryError(
+            "config.json has no digest of the values that --init gave: put back what was there"
+        )
     kept, given = None if folder is None else folder / FILE, absolute(config.init)
     begun, path = bool(recorded.get("init")), given
     if begun and kept is not None and (kept.exists() or not given.exists()):

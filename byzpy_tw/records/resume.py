@@ -111,7 +111,8 @@ def read_recorded_plugin_files(
         named = [file for file in run.options.get("plugin", ()) if isinstance(file, str)]
     except (RunDirectoryError, TypeError):  # the next reader raises it
         return read_plugin_files(given or ())
-    paths = named if given is None and trusted else given or ()
+    own = [file for file in named if _is_elsewhere(Path(file), path)]
+    paths = own if given is None and trusted else given or ()
     files = read_plugin_files(paths)
     versions = run.description.get("plugins")
     versions = versions if isinstance(versions, dict) else {}
@@ -123,13 +124,22 @@ def read_recorded_plugin_files(
                 f"{printable(path)} was begun with --plugin {printable(name)} ({then}): give "
                 f"--plugin with the path of that file here"
             )
-        if name in versions and here[name].version != versions[name]:
+        if here[name].version != versions.get(name):
             raise RunDirectoryError(
                 f"{printable(path)} was begun with --plugin {printable(name)} of {then}, and "
                 f"{printable(here[name].path)} is {here[name].version}: put back the file of "
                 "then, give the path of a copy by --plugin, or begin another run"
             )
     return files
+
+
+def _is_elsewhere(file: Path, folder: Path) -> bool:
+    """Return whether the path `file` is as this package records it, and not within `folder`.
+
+    A folder that somebody has sent must not bring code of its own.
+    """
+    here = folder.resolve()
+    return file.is_absolute() and here not in (file.resolve(), *file.resolve().parents)
 
 
 def reopen(

@@ -42,7 +42,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 def autocast(precision: str, inputs: Batch) -> AbstractContextManager[Any]:
     """Return the context of a model's call with `inputs`, in the thread that enters it."""
     if precision == BFLOAT16:
-        return torch.autocast(tensors_of(inputs)[0].device.type, torch.bfloat16)
+        device = tensors_of(inputs)[0].device.type
+        # The cache of rounded weights is one for all threads, which would clear each other's.
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)
     return _UNCHANGED
 
 
