@@ -123,7 +123,7 @@ class CodeDigestTests(SynchronousTestCase):
             self.assertLess(len(found), len(before) - 4)
 
     def test_modules_of_ones_own(self) -> None:
-        """What a function reads of a module counts, also of one that it imports itself."""
+        """Values that a function reads of a module count, also of one that it imports itself."""
         helpers, inner = ModuleType("own_helpers"), ModuleType("own_helpers.inner")
         helpers.__dict__.update(inner=inner, unused=1)
         sys.modules["own_helpers"] = helpers

@@ -107,7 +107,7 @@ class ReadTests(ImagesCase):
         self.assertLess(int(data.train.x[3].float().std()), 2)  # the wide one is plain
 
     def test_a_long_picture(self) -> None:
-        """Of one a thousand times as long as wide the middle alone is scaled."""
+        """The middle alone is scaled, of one a thousand times as long as wide."""
         Image.new("RGB", (2000, 2), (0, 9, 255)).save(self.ours / "train/a/long.png")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.assertEqual(self.read(size=512).shape, (3, 512, 512))

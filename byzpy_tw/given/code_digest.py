@@ -167,7 +167,7 @@ class _Digest:
             name: function.__globals__[name]
             for name in _global_names(function.__code__) if name in function.__globals__
         }  # fmt: skip
-        modules = _own_modules(function, used)
+        modules = _own_modules(function, [*cells, *used.values()])
         defaults = (function.__defaults__, function.__kwdefaults__)
         return (b"function", function.__code__, *defaults, cells, used, *modules)
 
@@ -184,10 +184,10 @@ class _Digest:
         return (b"instance", kind, {**state, **getattr(thing, "__dict__", {})})
 
 
-def _own_modules(function: types.FunctionType, used: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _own_modules(function: types.FunctionType, used: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """Yield what `function` may read of modules that are no library's: the names in its code."""
     names = _names(function.__code__)
-    waiting = [thing for thing in used.values() if isinstance(thing, types.ModuleType)]
+    waiting = [thing for thing in used if isinstance(thing, types.ModuleType)]
     waiting += [sys.modules[name] for name in _imports(function.__code__) if name in sys.modules]
     seen: set[str] = set()
     while waiting:
