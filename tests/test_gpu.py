@@ -75,6 +75,18 @@ class GradientTests(SynchronousTestCase):
                 self.assert_near(here.vector, there.vector, 1e-4)
                 self.assertAlmostEqual(here.loss, there.loss, places=4)
 
+    def test_lower_precision(self) -> None:
+        """It is near float32, repeatable with any threads, and the setting is put back."""
+        full = gradients(self.gpu)
+        for precision, share in (("bfloat16", 0.1), ("tf32", 1e-2)):
+            spec = evolve(SPEC, precision=precision)
+            first, again = (gradients(self.gpu, spec, threads=threads) for threads in (1, 4))
+            for one, other, exact in zip(first, again, full, strict=True):
+                self.assertTrue(torch.equal(one.vector, other.vector))
+                self.assertFalse(torch.equal(one.vector, exact.vector))
+                self.assert_near(one.vector, exact.vector, share)
+        self.assertFalse(torch.backends.cuda.matmul.allow_tf32)
+
     def test_the_same_bits_each_time(self) -> None:
         """Whatever the number of threads that share the GPU."""
         first = gradients(self.gpu, threads=1)
