@@ -92,14 +92,16 @@ class ReactorThread:
 
     def hold(self) -> None:
         if not self._holders:
-            self._before = torch.get_num_threads()
-            torch.set_num_threads(1)
+            with _thread_setting_lock:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)
         self._holders += 1
 
     def release(self) -> None:
         self._holders -= 1
         if not self._holders:
-            torch.set_num_threads(self._before)
+            with _thread_setting_lock:
+                torch.set_num_threads(self._before)
 
 
 reactor_thread = ReactorThread()
