@@ -169,7 +169,7 @@ def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
         return (tuple(tensor.shape), str(tensor.dtype))
     if plain.storage_offset() * plain.element_size() % 8:
         plain = plain.clone()  # aligned to words of eight bytes
-    raw = plain.view(torch.uint8)
+    raw = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)  # one number has any stride
     whole = len(raw) // 8 * 8
     words = raw[:whole].view(torch.int64)
     # Sums of parts, and of every few words, tell most permutations apart.

@@ -192,7 +192,9 @@ def sha256_of(*tensors: Tensor) -> str:
         rows = max(1, _HASHED_AT_ONCE // plain[0].numel()) if not whole else 0
         for part in (plain,) if whole else plain.split(rows):
             if part.numel():
-                digest.update(part.contiguous().view(torch.uint8).numpy().data)
+                # An axis of length 1 may have any stride, and then no view of bytes.
+                flat = part.contiguous().as_strided((part.numel(),), (1,))
+                digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import batches
 from byzpy_tw.datasets import Dataset, Split, synthetic
 from byzpy_tw.errors import BadRuleOutput, UnsuitableData, UnsuitableModel
+from byzpy_tw.object_state import tensor_digest
 from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.rounds.evaluator import Evaluator
@@ -149,6 +150,14 @@ class DatasetTests(SynchronousTestCase):
         self.assertEqual(data.digest(), sha256_of(*four))
         apart = torch.arange(2**23, dtype=torch.int16).view(2, -1).t()
         self.assertEqual(sha256_of(apart), sha256_of(apart.contiguous()))
+        # y[:, None] of NumPy: an axis of length 1 may have any stride.
+        column, odd = torch.arange(8).view(8, 1), torch.arange(8).as_strided((8, 1), (1, 0))
+        for digest in (sha256_of, tensor_digest):
+            self.assertEqual(digest(odd), digest(column))
+            self.assertEqual(digest(odd[:1, 0:]), digest(column[:1].clone()))
+            self.assertEqual(
+                digest(column[0].as_strided((1,), (0,))), digest(torch.zeros(1).long())
+            )
 
     def test_tokens(self) -> None:
         """Classes in every place of a target, and -100 where there is none."""
