@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import gc
 import io
 import json
@@ -26,7 +27,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
-from byzpy_tw import FunctionTask, Result, RunConfig
+from byzpy_tw import Dataset, FunctionTask, Result, RunConfig, Split
 from byzpy_tw.__main__ import main
 from byzpy_tw.algorithms import Dsgd
 from byzpy_tw.cli import train
@@ -41,8 +42,10 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.optimizers.sgd import SGD as Sgd
 from byzpy_tw.parameters import integer
+from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.tasks import Classification
 from byzpy_tw.trainer.training import Training
+from byzpy_tw.workers.task_trial import choose_examples, try_task
 from tests.plugin_files import plugin_file
 from tests.support import PATIENCE, folder
 
@@ -574,6 +577,48 @@ class FunctionTaskTests(SynchronousTestCase):
         self.assertEqual(float(several.loss(outputs, {"a": targets})), 11.0)
         self.assertEqual(several.flip({"a": targets})["a"].flatten().tolist(), [5, 4, 3, 1])
         self.assertEqual(task.chance(targets), {})
+
+    def test_means_over_weights(self) -> None:
+        """Torch's losses that are no mean over the examples are refused, with the cure."""
+        weight = torch.tensor([1.0, 5.0])
+        wrong = (
+            nn.CrossEntropyLoss(weight),
+            nn.NLLLoss(weight),
+            functools.partial(nn.functional.cross_entropy, weight=weight),
+        )
+        for loss in wrong:
+            with self.assertRaisesRegex(ConfigError, "no mean over the examples; .*'sum'"):
+                FunctionTask(loss, 2)
+        summed = FunctionTask(nn.CrossEntropyLoss(weight, reduction="sum"), 2)
+        x, y = torch.randn(8, 2), torch.arange(8) % 2
+        try_task(PluginTask(summed, "it"), (x, y), (2 * x, y))
+        data = Dataset("points", Split(x, y), Split(x, y), classes=2)
+        ignoring = FunctionTask(nn.CrossEntropyLoss(ignore_index=1), 2).check_data(data)
+        self.assertIn("ignore_index=1, first in example 1 of the training data", ignoring)
+        for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(ignore_index=9)):
+            self.assertEqual(FunctionTask(loss, 2).check_data(data), "")
+        binary = FunctionTask(nn.BCEWithLogitsLoss(), 2)
+        self.assertIn("y.astype('float32')[:, None]", binary.check_data(data))
+
+    def test_trial(self) -> None:
+        """A user's weighted mean is found with like targets side by side, and told as no mean."""
+        weight = torch.tensor([1.0, 5.0])
+
+        def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(outputs, targets, weight)
+
+        outputs = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+        rare = (torch.arange(1000) % 100 == 0).long()
+        chosen = rare[choose_examples(rare, np.random.default_rng(0))]
+        self.assertEqual((len(chosen), chosen.tolist()), (8, sorted(chosen.tolist())))
+        self.assertIn(int(chosen.sum()), (1, 2, 3, 4))
+        with self.assertRaisesRegex(BadRuleOutput, "return the mean, not a sum"):
+            batch = (outputs, chosen)
+            try_task(PluginTask(FunctionTask(weighted, 2), "it"), batch, batch)
+        with self.assertRaisesRegex(BadRuleOutput, r"outputs are \(8, 1\) .*\(8,\), .*y\[:, None"):
+            batch = (outputs[:, :1], outputs[:, 1])
+            broadcast = FunctionTask(lambda o, t: (o - t).square().mean())
+            try_task(PluginTask(broadcast, "it"), batch, batch)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from byzpy_tw.batches import Batch, Shape, length, map_tensors
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, ConfigError
 from byzpy_tw.given.code_digest import qualified_name
+from byzpy_tw.given.torch_losses import targets_fault, weights_fault
 from byzpy_tw.tasks import ACCURACY, Metric
 
 MEAN_LOSS = Metric("mean_loss", better="lower", format=".4g")
@@ -23,9 +24,10 @@ MEAN_LOSS = Metric("mean_loss", better="lower", format=".4g")
 class FunctionTask:
     """The task whose loss is ``function(outputs, targets)``: a mean over the examples.
 
-    A loss with an attribute ``reduction``, as torch's have, may be a sum instead.  ``classes`` and
-    ``target_shape`` are filled from the data.  For one class an example the metric is the accuracy:
-    of ``(k, c)`` scores, or of k logits for two classes; otherwise it is the mean loss.
+    A loss with an attribute ``reduction``, as torch's have, may be a sum instead, which is divided
+    by the number of examples.  ``classes`` and ``target_shape`` are filled from the data.  For one
+    class an example the metric is the accuracy: of ``(k, c)`` scores, or of k logits for two
+    classes; otherwise it is the mean loss.
     """
 
     function: Callable[[Any, Any], Tensor]
@@ -40,8 +42,11 @@ class FunctionTask:
     def _has_labels(self) -> bool:
         return self.classes is not None and self.target_shape == ()
 
+    def __attrs_post_init__(self) -> None:
+        check_loss_function(self.function)
+
     def check_data(self, data: Dataset) -> str:
-        return ""
+        return targets_fault(self.function, data)
 
     def check_outputs(self, outputs: Any, inputs: Any) -> str:
         if not self._has_labels or (
@@ -82,6 +87,26 @@ class FunctionTask:
         summed = getattr(self.function, "reduction", "mean") == "sum"
         return found.reshape(()) * (1 if summed else length(targets))
 
+    def explain_no_mean(self, outputs: Any, targets: Any) -> str:
+        """Return what to do where the losses of parts of a batch do not add up."""
+        told = (
+            "its loss is no mean over the examples: return the mean, not a sum, a root or a "
+            "weighted mean"
+        )
+        if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+            return told
+        shapes = tuple(outputs.shape), tuple(targets.shape)
+        if shapes[0] == (*shapes[1], 1):
+            cure = "outputs.squeeze(-1) in the loss, or y[:, None] as targets"
+        elif shapes[1] == (*shapes[0], 1):
+            cure = "outputs[:, None] in the loss, or y.squeeze(-1) as targets"
+        else:
+            return told
+        return (
+            f"the outputs are {shapes[0]} and the targets {shapes[1]}, and torch pairs each with "
+            f"each: {cure}; otherwise {told}"
+        )
+
     def sums(self, outputs: Any, targets: Any) -> Mapping[str, float]:
         if not self._has_labels:
             with torch.no_grad():
@@ -117,6 +142,8 @@ def check_loss_function(function: Any) -> None:
     reduction = getattr(function, "reduction", "mean")
     if reduction not in ("mean", "sum"):
         raise ConfigError(f"task={who} has reduction={reduction!r}, expected 'mean' or 'sum'")
+    if why := weights_fault(function):
+        raise ConfigError(f"task={who} {why}")
     try:
         inspect.signature(function).bind(None, None)
     except TypeError as e:

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ from byzpy_tw.workers.loss import as_one_tensor, compute_outputs, loss_and_gradi
 from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
-from byzpy_tw.workers.task_trial import TASK_EXAMPLES, try_task
+from byzpy_tw.workers.task_trial import choose_examples, try_task
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, TrialDigests, is_finite
 
 EXAMPLES = 2
@@ -257,13 +258,14 @@ class ModelTrial:
 
     # -- computing
 
-    def _batch(self, number: int) -> tuple[Batch, Batch, int]:
+    def _batch(self, number: int, chosen: np.ndarray | None = None) -> tuple[Batch, Batch, int]:
         """Return inputs and targets of a few training examples, and a seed for dropout."""
         data, seed = self.data, self.spec.seed
         count = len(data.train)
         size = min(self._larger if number else EXAMPLES, count)
         stream = seeds.stream(seed, "trial", number)
-        chosen = stream.choice(count, size, replace=False)
+        if chosen is None:
+            chosen = stream.choice(count, size, replace=False)
         examples = augment_examples(data, take(data.train.x, chosen), stream)
         inputs = self._put(data.inputs(examples))
         targets = self._put(take(data.train.y, chosen))
@@ -275,10 +277,11 @@ class ModelTrial:
 
     def task_batches(self) -> list[tuple[Any, Batch]]:
         """Return outputs and targets of two batches, for the trial of a task."""
-        self._larger = min(TASK_EXAMPLES, len(self.data.train))
         found = []
         for number in (1, 2):
-            inputs, targets, seed = self._batch(number)
+            stream = seeds.stream(self.spec.seed, "trial", number, 1)
+            chosen = choose_examples(self.data.train.y, stream)
+            inputs, targets, seed = self._batch(number, chosen)
             with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
                 outputs = compute_outputs(self.model, inputs, self.task, self.who)
             found.append((outputs, targets))

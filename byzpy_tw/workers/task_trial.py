@@ -1,11 +1,11 @@
 """The trial of a plugin's task before round 0, on real targets and a model's outputs.
 
 A run computes a loss in parts, on threads that share the task, and again when it is verified.
-So each method is called for two batches and again for the first, and for the halves of a batch:
+So each method is called for two batches and again for the first, and for the parts of a batch:
 
 1. the same arguments give the same bits, and nothing is kept on the task;
 2. nothing that the task is given changes, and no global generator moves;
-3. weights, losses and sums of two halves add up to those of the whole;
+3. weights, losses and sums of two parts add up to those of the whole;
 4. losses and metrics of finite outputs are finite.
 """
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import define, frozen
 from torch import Tensor
@@ -23,11 +25,14 @@ from torch import Tensor
 from byzpy_tw import batches, global_random
 from byzpy_tw.batches import map_tensors, tensors_of
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
+from byzpy_tw.given.function_task import FunctionTask
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugins.plugin_task import PluginTask, tensors_in
 
 TASK_EXAMPLES = 8  # of each batch, at most
-_TOLERANCE = 1e-4  # relative: two halves are rounded otherwise than the whole
+_LOOKED_AT = 512  # examples that those are chosen from, where their targets are small
+_NUMBERS = 2**16  # in the targets of these, at most
+_TOLERANCE = 1e-4  # relative: two parts are rounded otherwise than the whole
 _CURE = "a part of a batch is computed apart from the others, on any thread"
 
 Batch = tuple[Any, batches.Batch]  # outputs and targets
@@ -54,7 +59,7 @@ def try_task(task: PluginTask, first: Batch, other: Batch) -> None:
             f"{task.who} draws from {' and '.join(moved)} global generator, so no loss could be "
             "computed again; a loss is a function of outputs and targets alone"
         )
-    trial.answers(*other)
+    second = trial.answers(*other)
     again = trial.answers(*first)
     kept = compare_snapshots(before, snapshot(task.made))
     if kept:
@@ -68,7 +73,8 @@ def try_task(task: PluginTask, first: Batch, other: Batch) -> None:
             f"{task.who} answers otherwise when it is asked the same again: it remembers "
             "something, or draws from a generator of its own"
         )
-    trial.check_halves(first, found)
+    trial.check_parts(first, found)
+    trial.check_parts(other, second)
 
 
 @define(eq=False)
@@ -122,14 +128,20 @@ class _TaskTrial:
                         f"{dict(sums)!r:.200} and weight {weight}"
                     )
 
-    def check_halves(self, batch: Batch, whole: _Answers) -> None:
-        """Raise `BadRuleOutput` unless the answers for halves of `batch` add up to `whole`."""
+    def check_parts(self, batch: Batch, whole: _Answers) -> None:
+        """Raise `BadRuleOutput` unless the answers for parts of `batch` add up to `whole`."""
+        count = batches.length(batch[1])
+        for first in dict.fromkeys((count // 2, 2, count - 2)):
+            if 0 < first < count:
+                self._check_cut(batch, whole, first)
+
+    def _check_cut(self, batch: Batch, whole: _Answers, first: int) -> None:
         targets = batch[1]
         count = batches.length(targets)
-        places = slice(count // 2), slice(count // 2, None)
+        places = slice(first), slice(first, None)
         parts = [_part(batch[0], place, count) for place in places]
-        if count < 2 or any(part is None for part in parts):
-            return  # one example, or outputs that cannot be cut
+        if any(part is None for part in parts):
+            return  # outputs that cannot be cut
         one, two = (self.answers(p, batches.cut(targets, at)) for p, at in zip(parts, places))
         who = self.task.who
         if set(one.sums) != set(two.sums) or set(one.sums) != set(whole.sums):
@@ -142,10 +154,40 @@ class _TaskTrial:
         answers |= {f"sum {n!r}": [a.sums[n] for a in (one, two, whole)] for n in whole.sums}
         for what, (a, b, total) in answers.items():
             if not _add_up(a, b, total, exact=what == "weight"):
+                kind = "halves of a batch" if first == count // 2 else f"parts of {count} examples"
                 raise BadRuleOutput(
-                    f"{who}: the {what} of two halves of a batch, {a:g} and {b:g}, is {total:g} "
-                    f"of the whole: return sums, not means; {_CURE}"
+                    f"{who}: the {what} of two {kind}, {a:g} and {b:g}, is {total:g} of the "
+                    f"whole: {self._explain(batch)}; {_CURE}"
                 )
+
+    def _explain(self, batch: Batch) -> str:
+        made = self.task.made
+        if isinstance(made, FunctionTask):
+            return made.explain_no_mean(*batch)
+        return "return sums, not means"
+
+
+def choose_examples(targets: batches.Batch, stream: np.random.Generator) -> np.ndarray:
+    """Return the places of a batch in `targets`: of as many different ones as there are, in order.
+
+    A loss that weighs its targets is no mean over examples, which equal ones would not show.
+    """
+    count, each = batches.length(targets), sum(t[:1].numel() for t in tensors_of(targets))
+    size = max(TASK_EXAMPLES, min(_LOOKED_AT, _NUMBERS // max(1, each)))
+    places = stream.choice(count, min(size, count), replace=False)
+    return places[_spread(tensors_of(batches.take(targets, places))[0])]
+
+
+def _spread(targets: Tensor) -> list[int]:
+    """Return places of `targets`: the first of each kind, the second ones, ..., like by like."""
+    kinds = torch.unique(targets.float(), dim=0, return_inverse=True)[1].tolist()
+    seen: Counter[int] = Counter()
+    turns = []  # of each place: how many like it stand before it
+    for kind in kinds:
+        turns.append(seen[kind])
+        seen[kind] += 1
+    chosen = sorted(range(len(kinds)), key=lambda i: (turns[i], i))[:TASK_EXAMPLES]
+    return sorted(chosen, key=lambda i: (kinds[i], i))
 
 
 def _add_up(one: float, two: float, whole: float, *, exact: bool) -> bool:
