@@ -18,12 +18,14 @@ from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.tasks import Classification, Metric
+from byzpy_tw.tasks.checks import explain_labels_from_one
 from byzpy_tw.testing.properties import dataset_tests
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.building import activation_bytes_per_example, check_model
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.gradients import MicroBatches, OrderedSum
+from byzpy_tw.workers.loss import compute_outputs
 from byzpy_tw.workers.model_trial import try_model
 from byzpy_tw.workers.spec import RunSpec
 
@@ -311,6 +313,41 @@ class TrainingTests(SynchronousTestCase):
         ):
             data = Dataset("odd", Split(x, y), Split(x, y), classes=2)
             self.assertIn(words, Classification(2).check_data(data))
+
+    def test_no_classes(self) -> None:
+        """It is told what the targets are, and what makes labels of them."""
+        x = torch.ones(4, 2)
+        for y, words in (
+            (torch.zeros(4), "float32 of shape (4,), expected int64: y.astype('int64')"),
+            (torch.zeros(4, dtype=torch.bool), "bool of shape (4,), expected int64"),
+            (torch.zeros(4, 1), "y.squeeze(1).astype('int64')"),
+            (torch.zeros(4, 1).long(), "int64: y.squeeze(1) of labels"),
+            (torch.eye(2).repeat(2, 1), "one-hot: give the labels, y.argmax(1)"),
+            (torch.eye(2).repeat(2, 1).long(), "one-hot: give the labels, y.argmax(1)"),
+            (torch.ones(4, 2), "(4, 2): give its Dataset classes="),
+            ({"a": torch.zeros(4)}, "its targets are a, expected one tensor"),
+        ):
+            data = Dataset("odd", Split(x, y), Split(x, y), classes=None)
+            self.assertIn(words, Classification(None).check_data(data))
+
+    def test_labels_from_one(self) -> None:
+        """A notice says what to subtract; not where there are more classes, or a 0."""
+        x = torch.ones(4, 2)
+
+        def notice(first: int, classes: int) -> str:
+            split = Split(x, torch.arange(first, first + 4) % classes)
+            return explain_labels_from_one(Dataset("odd", split, split, classes=classes))
+
+        self.assertIn("run from 1 to 4 and none is 0, which makes 5 classes", notice(1, 5))
+        self.assertEqual([notice(1, 6), notice(0, 5), notice(0, 4)], ["", "", ""])
+
+    def test_whole_numbers(self) -> None:
+        """A model that takes no tokens is told of floats; other errors are left as they are."""
+        whole, task = torch.ones(2, 3).long(), Classification(2)
+        with self.assertRaisesRegex(UnsuitableModel, r"it cannot .*x\.astype\('float32'\)"):
+            compute_outputs(nn.Linear(3, 2), whole, task, "it")
+        with self.assertRaisesRegex(RuntimeError, "shapes cannot be multiplied"):
+            compute_outputs(nn.Linear(4, 2), whole.float(), task, "it")
 
     def test_a_model_of_one_input(self) -> None:
         """A built-in model of several inputs is refused before it is made."""

@@ -463,6 +463,9 @@ class MistakeTests(Case):
             ({"aggregator": object()}, "aggregator= is a object, expected a function"),
             ({"optimizer": threading.Lock()}, "optimizer=lock cannot be copied, as each use of it"),
             ({"optimizer": torch.optim.Adam}, "optimizer= is torch's Adam"),
+            ({"optimizer": len}, "optimizer= is a function"),
+            ({"lr_schedule": torch.optim.lr_scheduler.StepLR}, "lr_schedule= is torch's StepLR"),
+            ({"lr_schedule": lambda r: 0.1 * r}, "lr_schedule= is a function: give a name"),
             ({"algorithm": object()}, "algorithm= is a object, expected a class"),
             ({"local": 2}, "--local with objects from Python (model, dataset, aggregator): servers "
                            "know names alone; put the code into a file"),

@@ -98,7 +98,7 @@ class RegressionTests(TestCase):
     def test_mistakes(self) -> None:
         """Each is one line, and no traceback."""
         for options, words in (
-            (("--dataset", "waves:named=no"), "it has no classes: give its Dataset classes="),
+            (("--dataset", "waves:named=no"), "it has no classes: its targets are float32"),
             (("--partition", "dirichlet"), "use stride, iid or local"),
             (
                 ("--model", "two-heads", "--task", "mse"),

@@ -172,7 +172,7 @@ class NamedTests(SynchronousTestCase):
         digits = names.make("dataset", "synthetic:n=100")
         for spec, data, words in (
             (SPEC, waves(named=False), "task 'classification' cannot be learnt from data 'waves': "
-             "it has no classes: give its Dataset classes="),
+             "it has no classes: its targets are float32"),
             (evolve(SPEC, task="mse"), digits, "task 'mse' of regression 0 cannot be learnt from "
              "data 'synthetic': its targets are torch.int64, expected numbers: y.float()"),
         ):  # fmt: skip

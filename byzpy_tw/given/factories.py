@@ -177,6 +177,23 @@ def _of_optimizer(option: str, thing: Any) -> Made:
             f"optimizer= is torch's {kind.__name__}, which holds one process's parameters: give a "
             "name, such as 'sgd', 'adam' or 'adamw', or an object with the methods begin and step"
         )
+    if inspect.isroutine(thing):
+        raise ConfigError("optimizer= is a function, expected an object with begin and step")
+    return _of_rule(option, thing)
+
+
+def _of_schedule(option: str, thing: Any) -> Made:
+    kind = thing if isinstance(thing, type) else type(thing)
+    cure = (
+        "give a name, such as 'cosine', 'linear' or 'milestones', or an object with the method "
+        "factor(round, rounds)"
+    )
+    if issubclass(kind, torch.optim.lr_scheduler.LRScheduler):
+        raise ConfigError(
+            f"lr_schedule= is torch's {kind.__name__}, which steps one process's optimizer: {cure}"
+        )
+    if inspect.isroutine(thing):
+        raise ConfigError(f"lr_schedule= is a function: {cure}")
     return _of_rule(option, thing)
 
 
@@ -193,6 +210,7 @@ _MAKERS: Mapping[str, Callable[[str, Any], Made]] = {
     "model": _of_model,
     "task": _of_task,
     "optimizer": _of_optimizer,
+    "lr_schedule": _of_schedule,
     "algorithm": _of_algorithm,
 }
 

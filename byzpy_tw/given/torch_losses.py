@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.tensors import type_name
 from byzpy_tw.tasks.checks import first_unfit
 
 _WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.functional.cross_entropy, nn.functional.nll_loss)
@@ -40,7 +41,7 @@ def targets_fault(function: Callable[..., Any], data: Dataset) -> str:
     if kind in _BINARY and not y.is_floating_point():
         shape = "[:, None]" if y.ndim == 1 else ""
         return (
-            f"binary cross-entropy takes floats, and its targets are {y.dtype} of shape "
+            f"binary cross-entropy takes floats, and its targets are {type_name(y.dtype)} of shape "
             f"{tuple(y.shape)}: y.astype('float32'){shape}, where the model's outputs have that "
             "shape"
         )

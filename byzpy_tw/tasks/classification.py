@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from byzpy_tw.batches import Batch, length, tensors_of
 from byzpy_tw.parameters import boolean, real
-from byzpy_tw.tasks.checks import check_one_tensor, check_shape
+from byzpy_tw.tasks.checks import check_one_tensor, check_shape, explain_no_classes
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Classification:
 
     def check_data(self, data: Dataset) -> str:
         if self.classes is None:
-            return "it has no classes: give its Dataset classes=, or choose another task by --task"
+            return explain_no_classes(data)
         if why := check_one_tensor(data):
             return why
         [y], cure = tensors_of(data.train.y), ", or choose another task by --task"

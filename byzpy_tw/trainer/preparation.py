@@ -19,7 +19,7 @@ from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BrokenPlugin, UnsuitableData
+from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.first_values import use_first_values
@@ -30,6 +30,7 @@ from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.tasks import ACCURACY, Metric
+from byzpy_tw.tasks.checks import explain_labels_from_one
 from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
@@ -136,12 +137,18 @@ def prepare_data(
     check_model(spec, registry, data, root=root)
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
-    outcome = try_run_model(spec, registry, data, shards, CPU.place, root)
+    hint = explain_labels_from_one(data)
+    try:
+        outcome = try_run_model(spec, registry, data, shards, CPU.place, root)
+    except UnsuitableModel as e:
+        if not hint:
+            raise
+        raise UnsuitableModel(f"{e}; {hint}") from e
     check_metric_names(outcome.task.metrics, registry.owner("task", task_of(spec, registry, data)))
     not_finite = [*data.non_finite(), *outcome.warnings]
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
-    warnings = [*data.empty(), *not_finite]
+    warnings = [*data.empty(), *not_finite, *([hint] if hint else [])]
     model = make_model(spec, registry, data, checked=True, root=root)
     dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
     try_rules(config, registry, rules, dimension)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models
-from byzpy_tw.batches import Batch, call_model
+from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.errors import UnsuitableModel
+from byzpy_tw.plugin_code import exception_text
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
 from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, to_float32
@@ -24,15 +25,38 @@ def compute_outputs(
     Several inputs are keywords.  Raises `UnsuitableModel`, with `who` in front, if the model
     returns anything else.
     """
-    with multiplication(precision, inputs):
-        if precision == FLOAT32:
-            outputs = call_model(model, inputs)
-        else:
-            with autocast(precision, inputs):
-                outputs = to_float32(call_model(model, inputs))
+    try:
+        with multiplication(precision, inputs):
+            if precision == FLOAT32:
+                outputs = call_model(model, inputs)
+            else:
+                with autocast(precision, inputs):
+                    outputs = to_float32(call_model(model, inputs))
+    except RuntimeError as e:
+        _explain_whole_numbers(model, inputs, who, e)
+        raise
     if why := task.check_outputs(outputs, inputs):
         raise UnsuitableModel(f"{who} returned {why}")
     return outputs
+
+
+def _explain_whole_numbers(model: nn.Module, inputs: Batch, who: str, error: Exception) -> None:
+    """Raise `UnsuitableModel` where `model` fails on whole numbers, and on floats does not."""
+    if isinstance(error, torch.OutOfMemoryError) or all(
+        map(torch.is_floating_point, tensors_of(inputs))
+    ):
+        return
+    try:
+        with torch.no_grad():
+            call_model(
+                model, map_tensors(lambda x: x if torch.is_floating_point(x) else x.float(), inputs)
+            )
+    except Exception:
+        return
+    raise UnsuitableModel(
+        f"{who} cannot compute with its inputs ({exception_text(error)}): examples of whole "
+        "numbers stay so, as tokens do; of other features make floats, x.astype('float32')"
+    ) from error
 
 
 def as_one_tensor(outputs: Any) -> Tensor:
