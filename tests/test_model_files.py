@@ -226,6 +226,35 @@ class FrozenValuesTests(FilesCase):
         error = self.assertRaises(UnsuitableModel, models.load_values, model, None, "x")
         self.assertIn("needs a data root", str(error))
 
+    def test_a_body_of_torchvision(self) -> None:
+        """Its head for other classes is not read, and hides no other difference."""
+        from torchvision.models import resnet18, resnet34
+
+        def load(**changed: Any) -> nn.Module:
+            given = {"arch": "resnet18", "init": "body", "trained": "head", "classes": 3,
+                     "shape": (3, 32, 32), "root": self.here, **changed}  # fmt: skip
+            return models.torchvision_model(**given)
+
+        body = resnet18()
+        self.write(body.state_dict(), "body")
+        model = load()
+        for name, value in body.state_dict().items():
+            same = value.shape == model.state_dict()[name].shape
+            self.assertEqual(same, not name.startswith("fc."))
+            self.assertTrue(not same or torch.equal(value, model.state_dict()[name]), name)
+        whole: Any = load(classes=1000)
+        self.assertTrue(torch.equal(whole.fc.weight, body.fc.weight))
+        with torch.device("meta"):
+            error = self.assertRaises(UnsuitableModel, load, trained="all")
+            deeper = {name: torch.empty(v.shape, dtype=v.dtype, device="cpu")
+                      for name, v in resnet34().state_dict().items()}  # fmt: skip
+        self.assertIn("'fc.bias' as float32 (1000,), the model as float32 (3,)", str(error))
+        self.write(deeper, "body")
+        with torch.device("meta"):
+            error = self.assertRaises(UnsuitableModel, load)
+        self.assertIn("'layer1.2.bn1.bias', 'layer1.2.bn1.num_batches_tracked', ", str(error))
+        self.assertNotIn("fc.", str(error))
+
     def test_of_a_model_without_frozen_parameters(self) -> None:
         """All values are needed, and taken."""
         path = self.write({name: leaf + 1 for name, leaf in Plain(4, (9,)).named_parameters()})

@@ -30,7 +30,7 @@ class PageTests(SynchronousTestCase):
         """The model has the run's accuracy, is trained further by hand and by the run, and
         is exported; no input is warned of."""
         blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-        self.assertEqual(len(blocks), 10)
+        self.assertEqual(len(blocks), 12)
         here = folder(self)
         done = subprocess.run(
             [sys.executable, "-W", "error:the model was given", "-c", "\n".join(blocks)],

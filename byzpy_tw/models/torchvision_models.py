@@ -24,7 +24,8 @@ Trained = Annotated[
     Literal["all", "head"],
     {
         "all": "every parameter",
-        "head": "the last linear layer; the others, and statistics, are constants",
+        "head": "the last linear layer, which a file may have for other classes; the others, and "
+        "statistics, are constants",
     },
 ]
 _SIZES = (32, 48, 64, 96, 128, 160, 192, 224, 299)  # of images, which an error tries in order
@@ -42,7 +43,8 @@ def torchvision_model(
     """A classification architecture of torchvision, such as ``arch=resnet50``.
 
     Its first values are drawn from the run's seed, or come on each machine from
-    ``DATA_ROOT/INIT.safetensors``.  ``trained=head`` freezes all but the last linear layer.
+    ``DATA_ROOT/INIT.safetensors``.  ``trained=head`` freezes all but the last linear layer; one of
+    another shape in the file, as of other classes, is not read.
     """
     arch = _known(arch)
     if len(shape) != 3 or shape[0] != 3:
@@ -56,9 +58,8 @@ def torchvision_model(
         _check_size(arch, classes, shape)
         raise UnsuitableModel(f"torchvision's {arch}: {describe_exception(e)}") from e
     _check_size(arch, classes, shape)
-    if trained == "head":
-        _freeze_body(arch, model)
-    return model if init == "none" else load_values(model, root, init)
+    head = _freeze_body(arch, model) if trained == "head" else ()
+    return model if init == "none" else load_values(model, root, init, replaced=head)
 
 
 def _known(arch: str) -> str:
@@ -123,8 +124,11 @@ def _failure(arch: str, classes: int, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _freeze_body(arch: str, model: nn.Module) -> None:
-    """Leave the last linear layer alone to be trained; statistics are constants then."""
+def _freeze_body(arch: str, model: nn.Module) -> tuple[str, ...]:
+    """Leave the last linear layer alone to be trained, and return the names of its parameters.
+
+    Statistics are constants then.
+    """
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if not linear:
         raise BadParameter(f"trained=head: torchvision's {arch} does not end in a linear layer")
@@ -133,3 +137,4 @@ def _freeze_body(arch: str, model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.eval()
+    return tuple(name for name, leaf in model.named_parameters() if leaf.requires_grad)

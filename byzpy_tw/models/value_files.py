@@ -5,7 +5,7 @@ Such files hold numbers and names, never code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ SUFFIX = ".safetensors"
 _NAMED = 3  # tensors in a message
 
 
-def load_values(model: nn.Module, root: Path | None, name: str) -> nn.Module:
+def load_values(
+    model: nn.Module, root: Path | None, name: str, *, replaced: Collection[str] = ()
+) -> nn.Module:
     """Fill `model` with the values in ``root/NAME.safetensors``, and return it.
 
     For a model's factory that takes ``root``, the data root of its process, so that all machines
     begin with the same frozen values.  The file has names of ``model.state_dict()`` alone, and all
     parameters and buffers; of a model with frozen ones it may lack those that are trained, and
-    of tied ones it needs one name.  Raises `UnsuitableModel`.  On the meta device only names,
-    shapes and dtypes are compared.
+    of tied ones it needs one name.  Tensors named in `replaced`, such as a trained head, are left
+    as they are where their shape in the file differs.  Raises `UnsuitableModel`.  On the meta
+    device only names, shapes and dtypes are compared.
     """
     if root is None:
         raise UnsuitableModel(f"init={clip(name)} needs a data root, and this process has none")
@@ -41,8 +44,15 @@ def load_values(model: nn.Module, root: Path | None, name: str) -> nn.Module:
     path = root / f"{name}{SUFFIX}"
     state = model.state_dict()
     with _open(path, UnsuitableModel) as file:
-        _compare(path, file, _needed(model), model.state_dict(keep_vars=True), UnsuitableModel)
-        for key in file.keys():
+        there = set(file.keys())
+        other = {
+            key
+            for key in there & state.keys() & set(replaced)
+            if _described(file, key)[0] != tuple(state[key].shape)
+        }
+        known, needed = model.state_dict(keep_vars=True), _needed(model)
+        _compare(path, file, needed, known, UnsuitableModel, ignored=other)
+        for key in there - other:
             if not state[key].is_meta:
                 state[key].copy_(file.get_tensor(key))
     return model
@@ -140,9 +150,11 @@ def _compare(
     wanted: Mapping[str, Tensor],
     allowed: Mapping[str, Tensor],
     error: type[ByzpyTwError],
+    *,
+    ignored: Collection[str] = (),
 ) -> None:
     """Raise `error` unless `file` has `wanted`, and nothing but `allowed`, by shape and dtype."""
-    names = set(file.keys())
+    names = set(file.keys()) - set(ignored)
     held = {id(allowed[name]) for name in names & allowed.keys()}  # a tied one by either name
     faults = []
     if missing := sorted(name for name in wanted if id(wanted[name]) not in held):
