@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Dataset, Split
+from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, ConfigError, UnsuitableData
 from byzpy_tw.given.data import to_dataset
+from byzpy_tw.given.objects import GivenObjects
+from byzpy_tw.plugins import load
+from byzpy_tw.trainer.preparation import prepare_data
 
 X, Y = np.arange(12, dtype="float32").reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])
 ARRAYS = (X[:4], Y[:4], X[4:], Y[4:])
@@ -100,10 +107,7 @@ class ArrayTests(SynchronousTestCase):
 
     def test_mistakes_with_arrays(self) -> None:
         """Each is one line with the array's name, and the cure."""
-        nan = X[:4].copy()
-        nan[2, 1] = np.nan
         for name, value, words in (
-            ("x_train", nan, "x_train holds NaN or infinity, first in example 2"),
             ("y_test", np.array([0.5, np.inf]), "y_test holds NaN or infinity, first in example 1"),
             ("x_train", X[:4].tolist(), "x_train is a list, expected an array: numpy.array(x_tr"),
             ("y_train", "abcd", "y_train is a str, expected a NumPy array or a torch tensor"),
@@ -154,10 +158,43 @@ class TorchDatasetTests(SynchronousTestCase):
             def __getitem__(self, i: int) -> Any:
                 return torch.rand(2), i % 2
 
-        made = Noisy(1, 2, 3)
+        made, plain = Noisy(1, 2, 3), Pairs(*((torch.tensor([nan, 2.0]), i % 2) for i in range(3)))
         before = torch.get_rng_state()
         self.assertEqual(to_dataset((made, made)).digest(), to_dataset((made, made)).digest())
         self.assertTrue(torch.equal(before, torch.get_rng_state()))
+        (warning,) = to_dataset((made, plain)).warnings
+        self.assertIn("the train dataset gives other values when an item is read again", warning)
+        self.assertIn("augment=", warning)
+        self.assertNotIn("\n", warning)
+        self.assertIn("the test dataset gives other", *to_dataset((plain, made)).warnings)
+        self.assertEqual(to_dataset((plain, plain)).warnings, ())
+        self.assert_told(warning, dataset=(made, plain))
+
+    def test_examples_that_are_not_finite(self) -> None:
+        """They are a warning, and an error with --strict, as those in files are."""
+        bad = X[:4].copy()
+        bad[2, 1] = nan
+        self.assert_told(
+            "training data of 'arrays' holds NaN or infinity in 1 of 4 examples, first in "
+            "example 2",
+            dataset=with_array("x_train", bad),
+        )
+
+    def assert_told(self, warning: str, *, dataset: Any) -> None:
+        """Assert that a run has this warning of its data, and none with --strict."""
+        options = {"model": "logreg", "dataset": dataset, "task": None, "batch_size": 1,
+                   "num_honest": 2, "num_byz": 0, "f": 0, "aggregator": "mean"}  # fmt: skip
+        given, named = GivenObjects.split(options)
+        registry = given.add_to(load(only=()))
+        config = RunConfig(in_process=True, **named)
+        found = prepare_data(config, registry, resolve_rules(config, registry), 1)
+        self.assertIn(warning, " ".join(found.warnings))
+        strict = evolve(config, strict=True)
+        error = self.assertRaises(
+            UnsuitableData, prepare_data, strict, registry, resolve_rules(strict, registry), 1
+        )
+        self.assertIn(warning, str(error))
+        self.assertIn("(--strict)", str(error))
 
     def test_mistakes(self) -> None:
         """Each is one line with the dataset and the item."""

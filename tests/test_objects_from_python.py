@@ -518,11 +518,11 @@ class MistakeTests(Case):
         self.assertIn("of two halves of a batch", text)
 
     def test_data(self) -> None:
-        """NaN, and a model that does not fit the data."""
-        nan = X[:200].copy()
-        nan[7, 0] = np.nan
-        text = self.refusal(UnsuitableData, dataset=(nan, *ARRAYS[1:]))
-        self.assertIn("x_train holds NaN or infinity, first in example 7", text)
+        """NaN in targets, and a model that does not fit the data."""
+        nan = Y[:200].astype("float32")
+        nan[7] = np.nan
+        text = self.refusal(UnsuitableData, dataset=(X[:200], nan, *ARRAYS[2:]))
+        self.assertIn("y_train holds NaN or infinity, first in example 7", text)
         text = self.refusal(ByzpyTwError, dataset=(X[:200, :2], Y[:200], X[200:, :2], Y[200:]))
         self.assertIn("model 'Net'", text)
         text = self.refusal(UnsuitableModel, model=lambda: nn.Linear(3, 2))

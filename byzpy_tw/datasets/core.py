@@ -71,7 +71,8 @@ class Dataset:
     ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
     partition `given`.  ``class_names`` may tell what each class is called: places that train on
     data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
-    memory, of which a system keeps what it has room for.  Raises `UnsuitableData` for unfit data.
+    memory, of which a system keeps what it has room for.  ``warnings`` are lines that a run tells
+    before round 0, and ``--strict`` refuses.  Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Dataset:
     nodes: Tensor | None = field(default=None, kw_only=True, repr=False)
     class_names: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     mapped: bool = field(default=False, kw_only=True)
+    warnings: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     augment: Augmentation | None = field(
         default=None, kw_only=True, repr=False, converter=find_augmentation
     )

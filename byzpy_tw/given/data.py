@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from byzpy_tw import global_random
-from byzpy_tw.batches import Batch, length
+from byzpy_tw.batches import Batch, cut, length, tensors_of
 from byzpy_tw.datasets import Dataset, Split
 from byzpy_tw.datasets.tensors import label_bounds, named, not_finite, rows_where
 from byzpy_tw.errors import ConfigError, UnsuitableData
 from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.vectors import sha256_of
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+READ_TWICE = 8  # items, to find transforms that draw; one that flips half escapes 1 time in 256
 MOST_CLASSES = 100_000  # that are found in labels; more are given as ``Dataset(classes=...)``
 _EXPECTED = (
     "four arrays (x_train, y_train, x_test, y_test), two torch datasets (train, test), or a "
@@ -45,8 +47,9 @@ def to_dataset(given: Any) -> Dataset:
     if len(given) == 2:
         if all(isinstance(part, (np.ndarray, Tensor, list)) for part in given):
             raise ConfigError(f"dataset= is two arrays, expected {_EXPECTED}")
-        train, test = (_read(of, what) for of, what in zip(given, ("train", "test")))
-        return _make("torch-datasets", (*train, *test))
+        doubts: list[str] = []
+        train, test = (_read(of, what, doubts) for of, what in zip(given, ("train", "test")))
+        return _make("torch-datasets", (*train, *test), warnings=tuple(doubts))
     return _make("arrays", tuple(_batch(name, array) for name, array in zip(ARRAYS, given)))
 
 
@@ -93,7 +96,7 @@ def _from_numpy(name: str, array: np.ndarray) -> Tensor:
         ) from None
 
 
-def _make(name: str, given: Sequence[Batch]) -> Dataset:
+def _make(name: str, given: Sequence[Batch], warnings: tuple[str, ...] = ()) -> Dataset:
     """Return the dataset of examples and targets in the order of `ARRAYS`."""
     batches = dict(zip(ARRAYS, given))
     for what in ARRAYS[1::2]:
@@ -109,7 +112,7 @@ def _make(name: str, given: Sequence[Batch]) -> Dataset:
             )
     x_train, y_train, x_test, y_test = batches.values()
     train, test = Split(x_train, y_train), Split(x_test, y_test)
-    return Dataset(name, train, test, classes=_classes(train.y, test.y))
+    return Dataset(name, train, test, classes=_classes(train.y, test.y), warnings=warnings)
 
 
 def _targets(y: Tensor) -> Tensor:
@@ -125,7 +128,7 @@ def _are_labels(y: Batch) -> bool:
 
 
 def _check(what: str, batch: Batch) -> None:
-    """Raise `UnsuitableData` where `batch` has no examples, or holds NaN or infinity."""
+    """Raise `UnsuitableData` where `batch` has no examples, or targets hold NaN or infinity."""
     if isinstance(batch, Mapping) and not batch:
         raise UnsuitableData(f"{what} is empty, expected arrays by their names")
     for name, tensor in named(batch):
@@ -133,7 +136,8 @@ def _check(what: str, batch: Batch) -> None:
             raise UnsuitableData(
                 f"{what}{name} is of shape {tuple(tensor.shape)}: it has no examples"
             )
-        if bad := rows_where(not_finite, tensor):
+        # Of examples a run warns, as of those in files.
+        if what in ARRAYS[1::2] and (bad := rows_where(not_finite, tensor)):
             raise UnsuitableData(
                 f"{what}{name} holds NaN or infinity, first in example {bad[0]} of {len(tensor)}: "
                 "leave such examples out, or fill them in"
@@ -158,8 +162,11 @@ def _classes(*targets: Batch) -> int | None:
 # -- torch datasets ---------------------------------------------------------------
 
 
-def _read(given: Any, what: str) -> tuple[Batch, Batch]:
-    """Read a map-style torch dataset once, in order, into examples and targets."""
+def _read(given: Any, what: str, doubts: list[str]) -> tuple[Batch, Batch]:
+    """Read a map-style torch dataset once, in order, into examples and targets.
+
+    Where the first ones have other values when they are read again, a line is added to `doubts`.
+    """
     who = f"the {what} dataset"
     if isinstance(given, torch_data.DataLoader):
         raise ConfigError(f"{who} is a DataLoader: give its .dataset")
@@ -175,6 +182,24 @@ def _read(given: Any, what: str) -> tuple[Batch, Batch]:
     # Transforms that draw, draw the same each time.
     with plugin_call(who), global_random.temporary_seed(0):
         pairs = [given[i] for i in range(len(given))]
+        again = [given[i] for i in range(min(READ_TWICE, len(given)))]
+    batches, repeated = _batches(who, what, pairs), _batches(who, what, again)
+    first = [cut(batch, slice(len(again))) for batch in batches]
+    if again and _digest(*first) != _digest(*repeated):
+        doubts.append(
+            f"{who} gives other values when an item is read again, as a random transform does: it "
+            "is read once, so each example keeps the first values in all epochs; for "
+            "augmentation leave the transform out, and give byzpy_tw.Dataset(..., augment=...)"
+        )
+    return batches
+
+
+def _digest(*batches: Batch) -> str:
+    return sha256_of(*(tensor for batch in batches for tensor in tensors_of(batch)))
+
+
+def _batches(who: str, what: str, pairs: Sequence[Any]) -> tuple[Batch, Batch]:
+    """Return pairs of an input and a target as examples and targets."""
     for i, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             count = f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""

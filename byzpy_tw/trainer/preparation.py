@@ -138,10 +138,10 @@ def prepare_data(
     # On the CPU, as the probe is: its bits are compared with the servers'.
     outcome = try_run_model(spec, registry, data, shards, CPU.place, root)
     check_metric_names(outcome.task.metrics, registry.owner("task", task_of(spec, registry, data)))
-    not_finite = [*data.non_finite(), *outcome.warnings]
-    if not_finite and config.strict:
-        raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
-    warnings = [*data.empty(), *not_finite]
+    doubts = [*data.warnings, *data.non_finite(), *outcome.warnings]
+    if doubts and config.strict:
+        raise UnsuitableData(f"{'; '.join(doubts)} (--strict)")
+    warnings = [*data.empty(), *doubts]
     model = make_model(spec, registry, data, checked=True, root=root)
     dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
     try_rules(config, registry, rules, dimension)
