@@ -96,6 +96,8 @@ class Plugin:
 
 class StatisticsCase(SynchronousTestCase):
     def setUp(self) -> None:
+        self.addCleanup(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # else threads that wait for each other take seconds
         self.names = names(norms=Plugin())
 
     def host(self, model: Any, **changed: Any) -> Any:
