@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.datasets import Dataset, arrays
+from byzpy_tw.datasets.array_files import open_arrays
 from byzpy_tw.errors import (
     BadParameter,
     ByzpyTwError,
@@ -196,8 +197,6 @@ class ReadTests(ArraysCase):
                 out, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
             )
             out.truncate(out.tell() + rows * width * 4)
-        from byzpy_tw.datasets.array_files import open_arrays
-
         x = open_arrays(self.root, "ours").read("x_train")
         self.assertEqual(x.shape, (rows, width))
         self.assertEqual(x[-1, -3:].tolist(), [0.0] * 3)
@@ -209,6 +208,10 @@ class MistakeTests(ArraysCase):
     def test_missing(self) -> None:
         """No file, several, or arrays of other names."""
         self.refused(DatasetUnavailable, "neither ours.npz nor ours.safetensors nor a folder ours/")
+        write_npz(self.root, made(), "third")
+        for name in ("third.npz", "fourth.safetensors"):
+            with self.assertRaisesRegex(DatasetUnavailable, "the ending of a file, give name="):
+                open_arrays(self.root, name)
         write_npz(self.root, made(), "other")
         self.refused(DatasetUnavailable, "ours/ of .npy files: put one there", "--data-root")
         given = made()

@@ -324,7 +324,8 @@ class TrainingTests(SynchronousTestCase):
             (torch.zeros(4, 1).long(), "int64: y.squeeze(1) of labels"),
             (torch.eye(2).repeat(2, 1), "one-hot: give the labels, y.argmax(1)"),
             (torch.eye(2).repeat(2, 1).long(), "one-hot: give the labels, y.argmax(1)"),
-            (torch.ones(4, 2), "(4, 2): give its Dataset classes="),
+            (torch.ones(4, 2), "float32 of shape (4, 2): choose another task by --task"),
+            (torch.ones(4, 2).long(), "(4, 2): give its Dataset classes="),
             ({"a": torch.zeros(4)}, "its targets are a, expected one tensor"),
         ):
             data = Dataset("odd", Split(x, y), Split(x, y), classes=None)

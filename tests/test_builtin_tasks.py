@@ -267,7 +267,7 @@ class RefusedTests(SynchronousTestCase):
     def test_data(self) -> None:
         bits, numbers = torch.ones(4, 3), torch.randn(4, 3)
         for text, y, classes, words in (
-            ("classification", numbers, None, "no classes: give its Dataset classes="),
+            ("classification", numbers, None, "(4, 3): choose another task by --task"),
             ("classification:top5=true", torch.arange(4), 5, "classes five are all: leave top5"),
             ("multi-label", bits[:, 0], None, "shape (), expected (L,)|shape () for each example"),
             ("multi-label", bits[:, None], None, "shape (1, 3) for each example, expected (L,)"),
@@ -309,7 +309,7 @@ class RefusedTests(SynchronousTestCase):
             (make("regression", shape=(2,)), torch.ones(2, 4), "(2, 4) of torch.float32 for 4"),
             (make("regression"), {"mean": x}, "a dict for 4 examples"),
             (make("next-token", 7, (5,)), torch.ones(4, 7), "(4, 7) of torch.float32 for 4 "
-             "sequences of 7 tokens, expected one tensor of (4, 5, 7) logits"),
+             "sequences of 5 tokens, of 7 classes, expected one tensor of (4, 5, 7) logits"),
             (make("next-token", 7, (5,)), torch.ones(4, 5, 6), "(4, 5, 6) of torch.float32"),
         ):  # fmt: skip
             self.assertIn(words, task.check_outputs(outputs, x))

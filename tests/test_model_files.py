@@ -152,9 +152,12 @@ class FirstValuesTests(FilesCase):
         path.write_bytes(whole[:-7])
         cut, text = path, self.here / "text.safetensors"
         text.write_text("values")
+        saved = self.here / "saved.pt"
+        torch.save({"a": torch.ones(1)}, saved)
         for file, words in (
             (self.here / "none.safetensors", "No such file"), (self.here, "Is a directory"),
             (cut, "is damaged"), (text, "is no file of safetensors"),
+            (saved, "torch.save wrote it: use safetensors.torch.save_file("),
         ):  # fmt: skip
             error = self.assertRaises(
                 ConfigError, use_first_values, self.config(file), self.model(Plain), None, {}

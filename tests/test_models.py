@@ -134,6 +134,9 @@ class CatalogueTests(OneThreadCase):
                 self.assertRaises(BadParameter, factory, **wrong)
         error = self.assertRaises(UnsuitableModel, models.gpt_nano, shape=(3, 32, 32))
         self.assertIn("sequences of tokens", str(error))
+        for shape, words in (((32, 32, 3), "x.transpose(0, 3, 1, 2)"), ((28, 28), "x[:, None]")):
+            error = self.assertRaises(UnsuitableModel, models.vit, shape=shape)
+            self.assertIn(words, str(error))
         error = self.assertRaises(UnsuitableModel, models.vit, patch=5)
         self.assertIn("no whole number of patches of 5 x 5", str(error))
 

@@ -57,6 +57,10 @@ class RegistryTests(SynchronousTestCase):
             self.assertIn("broadest", str(caught.exception))
         with self.assertRaisesRegex(UnknownName, r"no attack is called 'zzzz' \(known: alie"):
             names.make("attack", "zzzz")
+        with self.assertRaisesRegex(UnknownName, "others come by --plugin FILE.py"):
+            names.make("attack", "zzzz")
+        with self.assertRaisesRegex(UnknownName, "did you mean 'regression:loss=mse'"):
+            names.make("task", "MSELoss")
 
     def test_unknown_parameters(self) -> None:
         """The nearest parameter is suggested, and all of them are listed."""

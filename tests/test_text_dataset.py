@@ -52,6 +52,7 @@ class TextTests(SynchronousTestCase):
         for name, words in (
             ("few", "few.txt holds 640 bytes, which are 9 sequences of 64 .* smaller length="),
             ("none", "none.txt is missing: put the text there, or give --data-root"),
+            ("few.txt", "name=few.txt has the ending of a file, give name=few"),
             ("empty", "empty.txt is empty"), ("folder", "folder.txt is a folder"),
             ("pipe", "pipe.txt is not a regular file"),
         ):  # fmt: skip

@@ -32,6 +32,8 @@ _UNUSED_AT_LOCATION: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "local": ("with --local, whose servers need no keys", ("keys",)),
 }
+# Names of options in other libraries, where none of ours is near.
+_OTHER_NAMES = {"epochs": "rounds", "learning_rate": "lr", "scheduler": "lr_schedule"}
 
 
 def convert_option(name: str, value: Any, spelling: str | None = None) -> Any:
@@ -49,7 +51,11 @@ def find_option(key: str, spell: Callable[[str], str] = toml_key) -> attrs.Attri
     """
     name = key.replace("-", "_")
     if name not in OPTIONS:
-        near = suggest_nearest(spell(name), list(map(spell, OPTIONS)))
+        meant = _OTHER_NAMES.get(name)
+        near = (
+            f"; did you mean {spell(meant)!r}?" if meant
+            else suggest_nearest(spell(name), list(map(spell, OPTIONS)))
+        )  # fmt: skip
         raise ConfigError(f"there is no option {clip(key)!r}{near}")
     return OPTIONS[name]
 

@@ -72,6 +72,11 @@ def open_arrays(root: Path, name: str) -> ArrayFiles:
         raise DatasetUnavailable(f"the data root cannot be used, {why}")
     kinds = {f"{name}.npz": _open_npz, f"{name}.safetensors": _open_safetensors, name: _open_folder}
     there = [root / file for file in kinds if exists(root / file)]
+    ending = Path(name).suffix
+    if ending in (".npz", ".safetensors") and not any(p.is_dir() or p.name != name for p in there):
+        raise DatasetUnavailable(
+            f"in {root}: name={name} has the ending of a file, give name={Path(name).stem}"
+        )
     if not there:
         raise DatasetUnavailable(
             f"{root} has neither {name}.npz nor {name}.safetensors nor a folder {name}/ of .npy "

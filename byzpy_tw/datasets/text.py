@@ -27,6 +27,10 @@ def text(*, root: Path, name: str, length: int = 64) -> Dataset:
     if not 1 <= length <= _LONGEST:
         raise BadParameter(f"length must be from 1 to {_LONGEST}, got {length}")
     path = Path(root).absolute() / f"{name}.txt"
+    if Path(name).suffix == ".txt" and not exists(path):
+        raise DatasetUnavailable(
+            f"in {root}: name={name} has the ending of a file, give name={Path(name).stem}"
+        )
     given = _read(path)
     count = (len(given) - 1) // length
     if count < _FEWEST:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from byzpy_tw.errors import BadParameter, UnsuitableModel
+from byzpy_tw.models.shapes import suggest_layout
 from byzpy_tw.models.value_files import load_values
 from byzpy_tw.plugin_code import describe_exception
 
@@ -50,7 +51,7 @@ def torchvision_model(
     if len(shape) != 3 or shape[0] != 3:
         raise UnsuitableModel(
             f"torchvision's {arch} needs images of 3 channels, the data has examples of shape "
-            f"{tuple(shape)}"
+            f"{tuple(shape)}{suggest_layout(shape)}"
         )
     try:
         model = _make(arch, classes, shape)

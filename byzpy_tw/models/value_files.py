@@ -5,6 +5,7 @@ Such files hold numbers and names, never code.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,7 +142,10 @@ def _open(path: Path, error: type[ByzpyTwError]) -> Iterator[Any]:
         raise error(f"cannot read {path}: {e.strerror or e}") from None  # it has nothing to add
     except SafetensorError as e:
         why = clean(clip(" ".join(str(e).split()), 200), 200)
-        raise error(f"{path} is no file of safetensors, or is damaged: {why}") from None
+        # A zip archive, as torch.save writes: it would run code when it is read.
+        saved = "; torch.save wrote it: use safetensors.torch.save_file(model.state_dict(), ...)"
+        hint = saved if zipfile.is_zipfile(path) else ""
+        raise error(f"{path} is no file of safetensors, or is damaged: {why}{hint}") from None
 
 
 def _compare(

@@ -43,6 +43,19 @@ _PEER_CLASSES = {
     "signflipping": "sign-flip",
     "trmean": "trimmed-mean",
 }
+# Losses in lower case without hyphens, and the tasks that have them.
+_TASKS_OF_LOSSES = {
+    "bcewithlogitsloss": "multi-label",
+    "binarycrossentropy": "multi-label",
+    "crossentropy": "classification",
+    "crossentropyloss": "classification",
+    "huber": "regression:loss=huber",
+    "huberloss": "regression:loss=huber",
+    "l1loss": "regression:loss=mae",
+    "mae": "regression:loss=mae",
+    "mse": "regression:loss=mse",
+    "mseloss": "regression:loss=mse",
+}
 
 
 @frozen
@@ -89,3 +102,9 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     near = near or [w for w in words if w == _PEER_CLASSES.get(low)]
     near = near or get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def suggest_task(loss: str) -> str:
+    """``; did you mean 'x'?`` of the task that has the loss called `loss`, or nothing."""
+    task = _TASKS_OF_LOSSES.get(loss.lower().replace("-", "").replace("_", ""))
+    return f"; did you mean {task!r}?" if task else ""

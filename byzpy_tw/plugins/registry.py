@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownName
 from byzpy_tw.plugin_code import exception_text, plugin_call
-from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
+from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest, suggest_task
 from byzpy_tw.plugins.plugin_files import PluginFile
 from byzpy_tw.plugins.plugin_objects import GIVEN, object_of
 from byzpy_tw.plugins.signatures import (
@@ -119,6 +119,10 @@ class Registry:
             known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
         elsewhere = [f"; {name!r} is {with_article(k)}" for k in KINDS if name in self.names[k]]
         near = elsewhere[0] if elsewhere else suggest_nearest(name, found)
+        if not near and kind == "task":
+            near = suggest_task(name)
+        if not near:
+            known += "; others come by --plugin FILE.py, or from packages"
         text = f"no {kind} is called {name!r}{near}"
         if not self.broken:
             return UnknownName(f"{text} (known: {known})").with_fields(kind=kind, name=name)

@@ -37,7 +37,7 @@ def explain_no_classes(data: Dataset) -> str:
         return f"{got}, one-hot: give the labels, y.argmax(1), or {other}"
     if y.ndim == 1 and kind != "int64":
         return f"{got}, expected int64: y.astype('int64') of labels from 0, or {other}"
-    return f"{got}: give its Dataset classes=, or {other}"
+    return f"{got}: {'give its Dataset classes=, or ' if kind == 'int64' else ''}{other}"
 
 
 def _is_one_hot(rows: Tensor) -> Tensor:

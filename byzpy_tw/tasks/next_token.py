@@ -57,7 +57,7 @@ class NextToken:
         return check_shape(
             outputs,
             lambda shape: shape[:-1] == wanted and shape[-1] >= least,
-            f"{wanted[0]} sequences of {least} tokens",
+            f"{wanted[0]} sequences of {wanted[1]} tokens, of {least} classes",
             f"{(*wanted, least)} logits",
         )
 
