@@ -180,6 +180,8 @@ def choose_examples(targets: batches.Batch, stream: np.random.Generator) -> np.n
 
 def _alternate(targets: Tensor) -> list[int]:
     """Return places of `targets`: the first of each kind, the second ones, ..., like by like."""
+    if not targets.numel():  # of no numbers each
+        return list(range(len(targets)))[:TASK_EXAMPLES]
     kinds = torch.unique(targets.float(), dim=0, return_inverse=True)[1].tolist()
     seen: Counter[int] = Counter()
     turns = []  # of each place: how many like it stand before it
