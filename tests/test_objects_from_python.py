@@ -615,6 +615,8 @@ class FunctionTaskTests(SynchronousTestCase):
         chosen = rare[choose_examples(rare, np.random.default_rng(0))]
         self.assertEqual((len(chosen), chosen.tolist()), (8, sorted(chosen.tolist())))
         self.assertIn(int(chosen.sum()), (1, 2, 3, 4))
+        none = choose_examples(torch.ones(20, 0), np.random.default_rng(0))
+        self.assertEqual(len(set(none.tolist())), 8)
         with self.assertRaisesRegex(BadRuleOutput, "return the mean, not a sum"):
             batch = (outputs, chosen)
             try_task(PluginTask(FunctionTask(weighted, 2), "it"), batch, batch)

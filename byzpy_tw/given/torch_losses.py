@@ -1,4 +1,4 @@
-"""What torch's own losses are, of what a loss function may not be: a mean over other things."""
+"""Faults of torch's own losses with some settings and targets: no mean over the examples."""
 
 from __future__ import annotations
 

@@ -175,11 +175,13 @@ def choose_examples(targets: batches.Batch, stream: np.random.Generator) -> np.n
     count, each = batches.length(targets), sum(t[:1].numel() for t in tensors_of(targets))
     size = max(TASK_EXAMPLES, min(_LOOKED_AT, _NUMBERS // max(1, each)))
     places = stream.choice(count, min(size, count), replace=False)
-    return places[_spread(tensors_of(batches.take(targets, places))[0])]
+    return places[_alternate(tensors_of(batches.take(targets, places))[0])]
 
 
-def _spread(targets: Tensor) -> list[int]:
+def _alternate(targets: Tensor) -> list[int]:
     """Return places of `targets`: the first of each kind, the second ones, ..., like by like."""
+    if not targets.numel():  # of no numbers each
+        return list(range(len(targets)))[:TASK_EXAMPLES]
     kinds = torch.unique(targets.float(), dim=0, return_inverse=True)[1].tolist()
     seen: Counter[int] = Counter()
     turns = []  # of each place: how many like it stand before it
