@@ -77,8 +77,8 @@ class PluginTests(TestCase):
         """Installed by pip, it is used by name."""
         here, there = folder(self), folder(self)
         [code], [project] = (
-            blocks("One file", "python", PLUGINS),
-            blocks("One file", "toml", PLUGINS),
+            blocks("As a package", "python", PLUGINS),
+            blocks("As a package", "toml", PLUGINS),
         )
         (here / "midrange.py").write_text(code.partition("\n")[2])
         (here / "pyproject.toml").write_text(project)

@@ -137,6 +137,7 @@ def partition_tests(
     is in some shard, with `disjoint` in no more than one.
     """
     partition = check_made("partition", "this", "tested here", make_with(make, **parameters))
+    by_node = getattr(partition, "by_node", False)
 
     def cut(labels: np.ndarray, shards: int, seed: int) -> list[np.ndarray]:
         stream = seeds.stream(seed, "partition")
@@ -146,7 +147,10 @@ def partition_tests(
     def cases(draw: Any) -> tuple[np.ndarray, int]:
         shards = draw(st.integers(1, 20))
         least = per_shard * shards
-        labels = draw(arrays(np.int64, st.integers(least, least + 130), elements=_labels))
+        kinds = st.integers(0, shards - 1) if by_node else _labels
+        labels = draw(arrays(np.int64, st.integers(least, least + 130), elements=kinds))
+        if by_node:  # each participant has an example
+            labels[:shards] = np.arange(shards)
         return labels, shards
 
     quick = settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
@@ -186,6 +190,6 @@ def partition_tests(
             self.assertRegex(str(e), "3.*4|4.*3")
 
     tests: dict[str, Any] = {"test_shards": shards_test, "test_repeats": repeats}
-    if disjoint:
+    if disjoint and not by_node:
         tests["test_too_many_shards"] = too_many
     return test_class("partition", make, name, tests)
