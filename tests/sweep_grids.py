@@ -6,7 +6,7 @@ from typing import Any
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.sweep.grid import Cell, Grid, SweepRun, make_grid, run_digest
-from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
+from byzpy_tw.sweep.results import CellResult, Evaluation, NodeShare, RunResult
 
 
 def missing_guarantee(config: RunConfig) -> str | None:
@@ -27,6 +27,10 @@ def grid(
     return make_grid(given, attacks, defences, seeds, missing_guarantee, digest)
 
 
+def evaluation(rounds: int, accuracy: float) -> Evaluation:
+    return Evaluation(rounds, {"accuracy": accuracy}, 1.0 - accuracy)
+
+
 def ended(run: SweepRun, final: float | None = 0.9, **changes: Any) -> RunResult:
     """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
     config = run.config
@@ -41,7 +45,8 @@ def ended(run: SweepRun, final: float | None = 0.9, **changes: Any) -> RunResult
         "run": run, "status": "finished", "error": "", "rounds": config.rounds,
         "metrics": {"accuracy": {"final": final, "worst": final, "best": final}},
         "seconds": 1.5, "digest": "ab" * 32,
-        "curve": ((5, 0.2), (10, final or 0.0)), "shares": tuple(shares),
+        "evaluations": (evaluation(5, 0.2), evaluation(10, final or 0.0)),
+        "shares": tuple(shares),
     }  # fmt: skip
     return RunResult(**{**values, **changes})
 
