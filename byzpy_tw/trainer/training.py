@@ -28,7 +28,7 @@ from byzpy_tw.events import (
     RoundCompleted,
     RunStarted,
 )
-from byzpy_tw.given.options import has_objects
+from byzpy_tw.objects.options import has_objects
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry

@@ -25,9 +25,9 @@ from torch import Tensor
 from byzpy_tw import batches, global_random
 from byzpy_tw.batches import map_tensors, tensors_of
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.given.function_task import FunctionTask
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugins.plugin_task import PluginTask, tensors_in
+from byzpy_tw.tasks.function_task import FunctionTask
 
 TASK_EXAMPLES = 8  # of each batch, at most
 _LOOKED_AT = 512  # examples that those are chosen from, where their targets are small

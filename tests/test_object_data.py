@@ -16,8 +16,8 @@ from byzpy_tw import Dataset, Split
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, ConfigError, UnsuitableData
-from byzpy_tw.given.data import to_dataset
-from byzpy_tw.given.objects import GivenObjects
+from byzpy_tw.objects.data import to_dataset
+from byzpy_tw.objects.run_objects import RunObjects
 from byzpy_tw.plugins import load
 from byzpy_tw.trainer.preparation import prepare_data
 
@@ -184,7 +184,7 @@ class TorchDatasetTests(SynchronousTestCase):
         """Assert that a run has this warning of its data, and none with --strict."""
         options = {"model": "logreg", "dataset": dataset, "task": None, "batch_size": 1,
                    "num_honest": 2, "num_byz": 0, "f": 0, "aggregator": "mean"}  # fmt: skip
-        given, named = GivenObjects.split(options)
+        given, named = RunObjects.split(options)
         registry = given.add_to(load(only=()))
         config = RunConfig(in_process=True, **named)
         found = prepare_data(config, registry, resolve_rules(config, registry), 1)
