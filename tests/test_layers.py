@@ -32,6 +32,7 @@ ORDER = (
         "log_tail",
         "plugin_code",
         "seeds",
+        "user_files",
         "vectors",
     ),
     ("global_random", "object_state", "parameters"),

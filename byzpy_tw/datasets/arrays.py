@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -15,8 +14,8 @@ from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.tensors import label_bounds
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 from byzpy_tw.text import clean
+from byzpy_tw.user_files import check_name
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 _PLAUSIBLE = 1000  # classes, of any number of examples
 _NODES = "node_train"  # the participant of each training example
@@ -55,15 +54,6 @@ def arrays(
         )  # fmt: skip
     except UnsuitableData as e:
         raise UnsuitableData(f"{files.place}: {e}") from e
-
-
-def check_name(name: str) -> None:
-    """Raise `BadParameter` unless `name` is a file's name in any folder, and no path."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise BadParameter(
-            f"name must be letters, digits, '_', '-' and '.', the name of files in the data root "
-            f"without their ending and no path, got {name!r:.80}"
-        )
 
 
 def _names(files: ArrayFiles, key: str) -> dict[str, str]:

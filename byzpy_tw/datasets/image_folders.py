@@ -22,20 +22,20 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.datasets.array_files import open_arrays
-from byzpy_tw.datasets.arrays import check_name
 from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.download import download_lock
-from byzpy_tw.datasets.files import (
+from byzpy_tw.errors import BadParameter, DatasetUnavailable
+from byzpy_tw.user_files import (
     HEAD,
     FileFault,
+    check_name,
     describe_content,
+    describe_error,
     error_reason,
     open_regular,
     path_fault,
 )
-from byzpy_tw.datasets.obtain import one_line
-from byzpy_tw.errors import BadParameter, DatasetUnavailable
 
 _LARGEST = 4096  # pixels of a side, of pictures that are scaled
 _BILINEAR = 2  # of Pillow's ways to scale, with antialiasing
@@ -250,7 +250,7 @@ class _Pictures:
                 what = describe_content(head) or "damaged, or of a format that Pillow cannot read"
                 raise FileFault(f"is {what}, expected a picture") from None
             except Exception as e:  # Pillow raises anything
-                raise FileFault(f"is damaged: {one_line(e)}") from e
+                raise FileFault(f"is damaged: {describe_error(e)}") from e
         if self.size:
             found = scale_and_cut(found, self.size)
         pixels = np.array(found)
