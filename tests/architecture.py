@@ -31,8 +31,8 @@ GROUPS = (
                "optimizers", "tasks")),
     ("kernels", ("kernels",)),
     ("ground", ("batches", "code_names", "console", "log_tail", "plugin_code", "seeds",
-                "user_files", "vectors", "global_random", "object_state", "parameters", "text", "files", "events",
-                "errors")),
+                "user_files", "vectors", "global_random", "object_state", "parameters", "text",
+                "files", "events", "errors")),
 )  # fmt: skip
 DEPRECATED = {"", "runs"}  # the package itself, and names of 0.1
 

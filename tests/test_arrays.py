@@ -27,6 +27,7 @@ from byzpy_tw.errors import (
     DatasetUnavailable,
     UnsuitableData,
 )
+from byzpy_tw.objects.data import to_dataset
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.shards import make_shards
@@ -348,8 +349,8 @@ class MistakeTests(ArraysCase):
             ({"y_train": given["y_train"][:39]}, "x_train and y_train: 40 examples with 39 labels"),
             ({"x_test": given["x_test"][:, :3]}, "test examples differ in shape: (4,) and (3,)"),
             ({"x_train": given["x_train"].ravel()}, "examples are of shape (160,), expected"),
-            ({"x_train": np.zeros((40, 4), np.uint16)}, "examples are uint16, expected uint8"),
-            ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
+            ({"x_train": np.zeros((40, 4), np.int32)}, "(4,) of int32 and (4,) of float32"),
+            ({"y_train": given["y_train"] - 1}, "whole numbers from -1 to 2: classes run from 0"),
             ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
             ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
             ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
@@ -393,6 +394,25 @@ class PropertyTests(ArraysCase):
             self.assertEqual(data.train.x.numpy().dtype, x.dtype)
             self.assertTrue(np.array_equal(data.train.x.numpy(), x))
             self.assertTrue(np.array_equal(data.test.y.numpy(), bits[:2]))
+
+    @settings(deadline=None, max_examples=40)
+    @given(
+        st.sampled_from(["f2", "f4", "f8", "i1", ">i2", "i4", "i8", "u1", "u2", ">u4", "u8", "?"]),
+        st.sampled_from(["f4", "i1", "i8", "u1", "u2", ">u8", "?"]),
+        st.sampled_from([(), (1,), (3,)]),
+    )
+    def test_of_files_and_of_python(self, x_kind: str, y_kind: str, shape: tuple[int, ...]) -> None:
+        """The same arrays are the same data, in a file or as objects."""
+        bits = np.random.default_rng(0).integers(0, 2, (12, 3))
+        y = (bits[:, :1] * np.ones((1, *shape)).ravel()).reshape(12, *shape).astype(y_kind)
+        x = bits.astype(x_kind)
+        found = {"x_train": x[:9], "y_train": y[:9], "x_test": x[9:], "y_test": y[9:]}
+        write_npz(self.root, found)
+        one, other = self.read(), to_dataset(tuple(found.values()))
+        self.assertEqual(one.digest(), other.digest())
+        self.assertEqual(one.classes, other.classes)
+        unsigned = np.dtype(x_kind).kind == "u" and x.itemsize > 1
+        self.assertEqual(one.train.x.dtype == torch.int64, unsigned or x_kind == "i8")
 
     @settings(deadline=None, max_examples=60)
     @given(st.data())

@@ -553,7 +553,7 @@ class MistakeTests(Case):
         nan = Y[:200].astype("float32")
         nan[7] = np.nan
         text = self.refusal(UnsuitableData, dataset=(X[:200], nan, *ARRAYS[2:]))
-        self.assertIn("y_train holds NaN or infinity, first in example 7", text)
+        self.assertIn("first in example 7: leave them out, or fill them in", text)
         text = self.refusal(ByzpyTwError, dataset=(X[:200, :2], Y[:200], X[200:, :2], Y[200:]))
         self.assertIn("model 'Net'", text)
         text = self.refusal(UnsuitableModel, model=lambda: nn.Linear(3, 2))

@@ -98,10 +98,10 @@ class Dataset:
         self._check_alike("examples", self.train.x, self.test.x, dtypes=False)
         if not len(self.train):
             raise self._unsuitable("no training examples")
+        self._check_targets()
         if self.classes is not None:
             self._check_labels(self.classes)
         self._check_alike("targets", self.train.y, self.test.y, dtypes=True)
-        self._check_targets()
         if self.task is not None and not isinstance(self.task, str):
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         if self.nodes is not None:
@@ -161,7 +161,8 @@ class Dataset:
                 if len(bad):
                     raise self._unsuitable(
                         f"targets{name} of the {what} data hold NaN or infinity in {len(bad)} of "
-                        f"{len(split)} examples, first in example {bad[0]}"
+                        f"{len(split)} examples, first in example {bad[0]}: leave them out, or "
+                        "fill them in"
                     )
 
     def _check_nodes(self, nodes: Tensor) -> None:
