@@ -356,7 +356,7 @@ class MistakeTests(ArraysCase):
             ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
             ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
             ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
-            ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),
+            ({"node_train": np.zeros(39, int)}, "nodes of its examples are int64 (39,)"),
             ({"node_train": np.zeros(40)}, "float64 (40,), expected a whole number for each"),
         ):  # fmt: skip
             place = write_npz(self.root, {**given, **change})
@@ -448,7 +448,7 @@ SPEC = RunSpec(
 
 
 class GivenTests(ArraysCase):
-    """The participants that the data names."""
+    """The nodes that the data names."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -456,10 +456,10 @@ class GivenTests(ArraysCase):
         write_npz(self.root, {**made(), "node_train": self.nodes})
 
     def test_shards(self) -> None:
-        """Each node has the examples of one participant, in the order of their numbers."""
+        """Each node has the examples of one number, in the order of their numbers."""
         shards = make_shards(SPEC, registry(), self.read())
-        for shard, participant in zip(shards, (-2, 7, 300), strict=True):
-            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == participant).tolist())
+        for shard, number in zip(shards, (-2, 7, 300), strict=True):
+            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == number).tolist())
             self.assertEqual(shard.dtype, np.int64)
 
     def test_another_number_of_nodes(self) -> None:
@@ -467,7 +467,7 @@ class GivenTests(ArraysCase):
         for shards in (1, 2, 4):
             spec = evolve(SPEC, shards=shards, n=shards)
             error = self.assertRaises(UnsuitableData, make_shards, spec, registry(), self.read())
-            words = f"of 3 participants, and the run has {shards} honest nodes: use --num-honest 3"
+            words = f"names 3 nodes, and the run has {shards} honest ones: use --num-honest 3"
             self.assertIn(words, str(error))
 
     def test_data_that_names_none(self) -> None:
@@ -477,7 +477,7 @@ class GivenTests(ArraysCase):
         self.assertIn("data 'ours' names none: add an array node_train", str(error))
 
     def test_part_of_the_data(self) -> None:
-        """Other participants are other data."""
+        """Other nodes are other data."""
         data = self.read()
         self.assertNotEqual(evolve(data, nodes=data.nodes.flip(0)).digest(), data.digest())
         four = (data.train.x, data.train.y, data.test.x, data.test.y)

@@ -356,7 +356,7 @@ BEGUN: tuple[Row, ...] = (
     (f"--in-process {SMALL} --dataset arrays:name=ours,classes=2 --data-root {{here}}", 1,
      ("UNSUITABLE_DATA", "{here}/ours.npz: ", "run from 0 to 2, expected 0 to 1 (classes=2)")),
     (f"{OURS} --partition given", 1,
-     ("UNSUITABLE_DATA", "of 2 participants", "3 honest nodes: use --num-honest 2")),
+     ("UNSUITABLE_DATA", "names 2 nodes", "3 honest ones: use --num-honest 2")),
     (f"{OURS} --aggregator median --strict", 1,
      ("UNSUITABLE_DATA", "data of 'ours' holds NaN or infinity in 1 of 40", "example 7")),
     (f"--in-process {SMALL} --partition given", 1,

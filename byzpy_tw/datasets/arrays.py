@@ -13,7 +13,7 @@ from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 from byzpy_tw.text import clean
 from byzpy_tw.user_files import check_name
 
-_NODES = "node_train"  # the participant of each training example
+_NODES = "node_train"  # the node of each training example
 
 
 def arrays(
@@ -23,7 +23,7 @@ def arrays(
     """Arrays of your own: `name.npz`, `name.safetensors` or `name/*.npy` in the data root.
 
     They are called ``x_train``, ``y_train``, ``x_test`` and ``y_test``; of several inputs or
-    targets ``x_train.image``, ``y_train.mask`` and so on.  ``node_train`` has the participant of
+    targets ``x_train.image``, ``y_train.mask`` and so on.  ``node_train`` has the node of
     each training example, for the partition `given`; ``mean`` and ``std`` a number a channel.
     Whole numbers ``(N,)`` as targets are classes, from 0 to the largest in either split, or below
     `classes` where that is given.

@@ -68,7 +68,7 @@ class Dataset:
     ``NAME:key=value,...``, where it is not classification.  The test data may be empty: then
     nothing can be evaluated.
 
-    ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
+    ``nodes`` holds the node of each training example, ``(N,)`` whole numbers, for the
     partition `given`.  ``class_names`` may tell what each class is called: places that train on
     data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
     memory, of which a system keeps what it has room for.  ``warnings`` are lines that a run tells
@@ -169,7 +169,7 @@ class Dataset:
         whole = not nodes.is_floating_point() and nodes.dtype != torch.bool
         if nodes.shape != (len(self.train),) or not whole:
             raise self._unsuitable(
-                f"the participants of its examples are {type_name(nodes.dtype)} "
+                f"the nodes of its examples are {type_name(nodes.dtype)} "
                 f"{tuple(nodes.shape)}, expected a whole number for each of {len(self.train)} "
                 "training examples"
             )

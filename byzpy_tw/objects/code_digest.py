@@ -24,9 +24,9 @@ from attrs import define, field
 from torch import Tensor
 
 from byzpy_tw.code_names import globals_in, imports_in, names_in
+from byzpy_tw.text import DIGITS
 from byzpy_tw.vectors import sha256_of
 
-DIGITS = 12  # of a digest in an option's text
 _MOST = 20_000  # objects that one digest looks at
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 # Entries of a class that are Python's, or say where it stands.

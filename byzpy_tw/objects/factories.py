@@ -18,12 +18,12 @@ from torch import nn
 
 from byzpy_tw.code_names import qualified_name
 from byzpy_tw.errors import ConfigError, UnsuitableModel
-from byzpy_tw.objects.code_digest import DIGITS, code_digest
+from byzpy_tw.objects.code_digest import code_digest
 from byzpy_tw.objects.data import to_dataset
 from byzpy_tw.objects.options import KINDS
 from byzpy_tw.plugins.recorded_object import FIRST_WORD, object_text
 from byzpy_tw.tasks.function_task import FunctionTask, check_loss_function
-from byzpy_tw.text import clip
+from byzpy_tw.text import DIGITS, clip
 
 # Of a dataset, beside its tensors: what decides a run's bits.
 _DECIDING = ("classes", "mean", "std", "task", "augment")
