@@ -20,7 +20,7 @@ in this process, as no other one has them: in a thread, on a reactor of its own.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,9 @@ from byzpy_tw.config.paths import expand_home, make_run_dir
 from byzpy_tw.config.run_config import LOCATIONS, RunConfig
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.validators import flag, to_tuple
-from byzpy_tw.console import say
+from byzpy_tw.console import Show, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed
-from byzpy_tw.given.options import has_objects, is_object
+from byzpy_tw.objects.options import has_objects, is_object
 from byzpy_tw.records.folder import discard_unbegun, read_run
 from byzpy_tw.report.result import Result
 from byzpy_tw.text import encodable
@@ -44,12 +44,11 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.given.objects import GivenObjects
+    from byzpy_tw.objects.run_objects import RunObjects
     from byzpy_tw.plugins import Registry
     from byzpy_tw.trainer.run import PreparedRun
 
 Config = RunConfig | str | PathLike[str]
-Show = Callable[[str], Any]
 
 
 def run(
@@ -189,12 +188,12 @@ def _prepare(
     resume: str | PathLike[str] | None,
     tell: Show,
     options: Mapping[str, Any],
-) -> tuple[GivenObjects, PreparedRun | None]:
+) -> tuple[RunObjects, PreparedRun | None]:
     """Return the objects among `options`, and the run in this process; None if it is finished."""
-    from byzpy_tw.given.objects import GivenObjects
+    from byzpy_tw.objects.run_objects import RunObjects
     from byzpy_tw.trainer.run import prepare_resume, prepare_run
 
-    objects, texts = GivenObjects.split(options)
+    objects, texts = RunObjects.split(options)
     given, beneath = _options(config, resume, texts)
     if objects:
         _check_here(objects, given)
@@ -202,13 +201,15 @@ def _prepare(
         registry = objects.add_to(_registry(given))
         return objects, prepare_run(RunConfig(**given), registry, beneath)
     folder = expand_home(resume)
-    objects.check_recorded(folder, read_run(folder).config)
+    recorded = read_run(folder).config
+    objects.check_recorded(folder, recorded)
+    given = {**given, **objects.texts(recorded)}
     return objects, prepare_resume(
         folder, given, objects.add_to(_registry(given, folder)), tell
     )  # fmt: skip
 
 
-def _check_here(objects: GivenObjects, given: Mapping[str, Any]) -> None:
+def _check_here(objects: RunObjects, given: Mapping[str, Any]) -> None:
     """Raise `ConfigError` where nodes live on servers, which have no objects of this process."""
     for option in ("local", "remote_hosts"):
         if given.get(option):
@@ -304,18 +305,18 @@ def verify(
     ``notes``.  Raises `RunDirectoryError` where the objects or the files are others, or missing.
     """
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.given.objects import GivenObjects
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
+    from byzpy_tw.objects.run_objects import RunObjects
     from byzpy_tw.plugins.shorthand import registry
     from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
 
     folder = expand_home(run_dir)
     recorded = read_run(folder)
-    given = GivenObjects.of_record(folder, recorded.config, objects)
+    made_of = RunObjects.of_record(folder, recorded.config, objects)
     paths = None if plugin is None else to_tuple(plugin)
     files = read_recorded_plugin_files(folder, paths, trusted=False)
-    names = given.add_to(registry(*read_disabled_plugins(folder), files=files))
+    names = made_of.add_to(registry(*read_disabled_plugins(folder), files=files))
     pool = make_pool(threads or cores())
     try:
         made = Verification(recorded, names, pool, threads or cores(), data_root, tuple(nodes))
@@ -325,15 +326,15 @@ def verify(
     return made
 
 
-def _read_result(path: Path, objects: GivenObjects | None = None) -> Result:
+def _read_result(path: Path, objects: RunObjects | None = None) -> Result:
     """Return the result in `path` of a run of this process, with the code that the run had."""
     result = Result.read(path)
-    result.plugin, result.given = result.config.plugin, objects
+    result.plugin, result.objects = result.config.plugin, objects
     return result
 
 
 def _result(
-    path: Path, error: ByzpyTwError | None, check: bool, objects: GivenObjects | None = None
+    path: Path, error: ByzpyTwError | None, check: bool, objects: RunObjects | None = None
 ) -> Result:
     """Return the result in `path` of a run that ended with `error`, or raise `error`."""
     if error is None:

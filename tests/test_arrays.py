@@ -27,6 +27,7 @@ from byzpy_tw.errors import (
     DatasetUnavailable,
     UnsuitableData,
 )
+from byzpy_tw.objects.data import to_dataset
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.shards import make_shards
@@ -348,14 +349,14 @@ class MistakeTests(ArraysCase):
             ({"y_train": given["y_train"][:39]}, "x_train and y_train: 40 examples with 39 labels"),
             ({"x_test": given["x_test"][:, :3]}, "test examples differ in shape: (4,) and (3,)"),
             ({"x_train": given["x_train"].ravel()}, "examples are of shape (160,), expected"),
-            ({"x_train": np.zeros((40, 4), np.uint16)}, "examples are uint16, expected uint8"),
-            ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
+            ({"x_train": np.zeros((40, 4), np.int32)}, "(4,) of int32 and (4,) of float32"),
+            ({"y_train": given["y_train"] - 1}, "whole numbers from -1 to 2: classes run from 0"),
             ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
             ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
             ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
             ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
             ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
-            ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),
+            ({"node_train": np.zeros(39, int)}, "nodes of its examples are int64 (39,)"),
             ({"node_train": np.zeros(40)}, "float64 (40,), expected a whole number for each"),
         ):  # fmt: skip
             place = write_npz(self.root, {**given, **change})
@@ -394,6 +395,25 @@ class PropertyTests(ArraysCase):
             self.assertTrue(np.array_equal(data.train.x.numpy(), x))
             self.assertTrue(np.array_equal(data.test.y.numpy(), bits[:2]))
 
+    @settings(deadline=None, max_examples=40)
+    @given(
+        st.sampled_from(["f2", "f4", "f8", "i1", ">i2", "i4", "i8", "u1", "u2", ">u4", "u8", "?"]),
+        st.sampled_from(["f4", "i1", "i8", "u1", "u2", ">u8", "?"]),
+        st.sampled_from([(), (1,), (3,)]),
+    )
+    def test_of_files_and_of_python(self, x_kind: str, y_kind: str, shape: tuple[int, ...]) -> None:
+        """The same arrays are the same data, in a file or as objects."""
+        bits = np.random.default_rng(0).integers(0, 2, (12, 3))
+        y = (bits[:, :1] * np.ones((1, *shape)).ravel()).reshape(12, *shape).astype(y_kind)
+        x = bits.astype(x_kind)
+        found = {"x_train": x[:9], "y_train": y[:9], "x_test": x[9:], "y_test": y[9:]}
+        write_npz(self.root, found)
+        one, other = self.read(), to_dataset(tuple(found.values()))
+        self.assertEqual(one.digest(), other.digest())
+        self.assertEqual(one.classes, other.classes)
+        unsigned = np.dtype(x_kind).kind == "u" and x.itemsize > 1
+        self.assertEqual(one.train.x.dtype == torch.int64, unsigned or x_kind == "i8")
+
     @settings(deadline=None, max_examples=60)
     @given(st.data())
     def test_damaged_anyhow(self, drawn: st.DataObject) -> None:
@@ -428,7 +448,7 @@ SPEC = RunSpec(
 
 
 class GivenTests(ArraysCase):
-    """The participants that the data names."""
+    """The nodes that the data names."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -436,10 +456,10 @@ class GivenTests(ArraysCase):
         write_npz(self.root, {**made(), "node_train": self.nodes})
 
     def test_shards(self) -> None:
-        """Each node has the examples of one participant, in the order of their numbers."""
+        """Each node has the examples of one number, in the order of their numbers."""
         shards = make_shards(SPEC, registry(), self.read())
-        for shard, participant in zip(shards, (-2, 7, 300), strict=True):
-            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == participant).tolist())
+        for shard, number in zip(shards, (-2, 7, 300), strict=True):
+            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == number).tolist())
             self.assertEqual(shard.dtype, np.int64)
 
     def test_another_number_of_nodes(self) -> None:
@@ -447,7 +467,7 @@ class GivenTests(ArraysCase):
         for shards in (1, 2, 4):
             spec = evolve(SPEC, shards=shards, n=shards)
             error = self.assertRaises(UnsuitableData, make_shards, spec, registry(), self.read())
-            words = f"of 3 participants, and the run has {shards} honest nodes: use --num-honest 3"
+            words = f"names 3 nodes, and the run has {shards} honest ones: use --num-honest 3"
             self.assertIn(words, str(error))
 
     def test_data_that_names_none(self) -> None:
@@ -457,7 +477,7 @@ class GivenTests(ArraysCase):
         self.assertIn("data 'ours' names none: add an array node_train", str(error))
 
     def test_part_of_the_data(self) -> None:
-        """Other participants are other data."""
+        """Other nodes are other data."""
         data = self.read()
         self.assertNotEqual(evolve(data, nodes=data.nodes.flip(0)).digest(), data.digest())
         four = (data.train.x, data.train.y, data.test.x, data.test.y)

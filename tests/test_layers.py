@@ -23,14 +23,25 @@ PACKAGE = Path(byzpy_tw.__file__).parent
 # until it is given its place here.
 ORDER = (
     ("", "errors", "text"),  # byzpy_tw itself: it imports nothing until a name is used
-    ("batches", "console", "events", "files", "log_tail", "plugin_code", "seeds", "vectors"),
+    (
+        "batches",
+        "code_names",
+        "console",
+        "events",
+        "files",
+        "log_tail",
+        "plugin_code",
+        "seeds",
+        "user_files",
+        "vectors",
+    ),
     ("global_random", "object_state", "parameters"),
     ("kernels",),
     ("aggregators",),
     ("preaggregators", "attacks", "datasets", "models", "partitions", "optimizers"),
     ("tasks",),
     ("plugins",),
-    ("given",),
+    ("objects",),
     ("workers",),
     ("config",),
     ("algorithms",),

@@ -155,9 +155,10 @@ class FirstValuesTests(FilesCase):
         saved = self.here / "saved.pt"
         torch.save({"a": torch.ones(1)}, saved)
         for file, words in (
-            (self.here / "none.safetensors", "No such file"), (self.here, "Is a directory"),
-            (cut, "is damaged"), (text, "is no file of safetensors"),
-            (saved, "torch.save wrote it: use safetensors.torch.save_file("),
+            (self.here / "none.safetensors", "none.safetensors is not there"),
+            (self.here, "is a folder"), (cut, "is damaged"),
+            (text, "is text: 'values', 6 bytes in all, expected a safetensors file"),
+            (saved, "a zip archive"),
         ):  # fmt: skip
             error = self.assertRaises(
                 ConfigError, use_first_values, self.config(file), self.model(Plain), None, {}
@@ -182,7 +183,7 @@ class FirstValuesTests(FilesCase):
         error = self.assertRaises(
             RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
         )
-        self.assertIn(f"cannot read {kept / FILE}: No such file", str(error))
+        self.assertIn(f"{kept / FILE} is not there", str(error))
         self.write(self.values())
         # A folder of a run that came to nothing is used again.
         use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
@@ -215,7 +216,7 @@ class FrozenValuesTests(FilesCase):
         """One line each, with the file and what was expected."""
         good = self.values()
         for name, values, words in (
-            ("other", good, "backbone.safetensors: No such file"),
+            ("other", good, "backbone.safetensors is not there"),
             ("backbone", {"scale": torch.ones(16)}, "lacks 'a.bias', 'a.weight'"),
             ("backbone", {**good, "b.bias": torch.ones(7)}, "(or leave it out of the file)"),
         ):

@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 import threading
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -40,6 +41,8 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
+from byzpy_tw.objects.data import to_dataset
+from byzpy_tw.objects.factories import RunObject
 from byzpy_tw.optimizers.sgd import SGD as Sgd
 from byzpy_tw.parameters import integer
 from byzpy_tw.plugins.plugin_task import PluginTask
@@ -177,7 +180,7 @@ class RunTests(Case):
         recorded = json.loads((result.path / "config.json").read_text())["config"]
         for option, name in (("model", "Net"), ("dataset", "arrays"), ("task", "squared"),
                              ("aggregator", "Middle")):  # fmt: skip
-            self.assertRegex(recorded[option], rf"\Agiven:name={name},digest=[0-9a-f]{{12}}\Z")
+            self.assertRegex(recorded[option], rf"\Aobject:name={name},digest=[0-9a-f]{{12}}\Z")
         self.assertEqual(result.config.model, recorded["model"])
         log = (result.path / "trainer.log").read_text()
         for event in ("run_configured", "run_started", "evaluated", "run_ended"):
@@ -198,6 +201,27 @@ class RunTests(Case):
         read = Result.read(result.path, model=Net, dataset=ARRAYS, aggregator=Middle)
         flat = torch.cat([p.detach().reshape(-1) for p in read.model().parameters()])
         self.assertTrue(torch.equal(flat, result.parameters))
+
+    def test_the_first_records(self) -> None:
+        """A folder that says ``given:``, with a digest of the tensors, is read and goes on."""
+        full = self.run_with()
+        first = f"given:name=arrays,digest={to_dataset(ARRAYS).digest()[:12]}"
+        with unittest.mock.patch.object(RunObject, "text", RunObject.first_text):
+            result = self.run_with(rounds=4)
+        self.assertEqual(result.config.dataset, first)
+        self.assertEqual(result.config.model[:16], "given:name=Net,d")
+        same = {"model": Net, "dataset": ARRAYS, "aggregator": Middle}
+        verified = byzpy_tw.verify(result.path, **same)
+        self.assertEqual([problem.text for problem in verified.problems], [])
+        self.assertTrue(verified.confirmed)
+        self.assertIsInstance(Result.read(result.path, **same).model(), Net)
+        more = byzpy_tw.run(resume=result.path, rounds=6, show=None, **same)
+        self.assertEqual((hash_of(more), more.config.dataset), (hash_of(full), first))
+        other = (*ARRAYS[:3], 2 - ARRAYS[3])
+        error = self.assertRaises(
+            RunDirectoryError, Result.read, result.path, **{**same, "dataset": other}
+        )
+        self.assertIn("dataset= must be arrays", str(error))
 
     def test_every_kind(self) -> None:
         """Objects, classes and functions, also several in a chain, beside names."""
@@ -231,7 +255,7 @@ class RunTests(Case):
             lr_schedule=Constant(), algorithm=Mine, task=Classification,
         )  # fmt: skip
         names = [re.sub(r"digest=\w+", "", text) for text in result.config.pre_aggregator]
-        shrunk = "given:name=RunTests.test_every_kind.Shrunk,"
+        shrunk = "object:name=RunTests.test_every_kind.Shrunk,"
         self.assertEqual(names, [shrunk, "nnm", shrunk])
         self.assertEqual(result.status, "finished")
         same = {"aggregator": "trimmed-mean", "partition": halves}
@@ -331,6 +355,7 @@ class GoOnTests(Case):
             ),
             ({"task": None}, r"task= must be squared \(\w{12}\), and is not given"),
             ({"dataset": (X[:199], Y[:199], X[200:], Y[200:])}, r"dataset= must be arrays"),
+            ({"dataset": evolve(to_dataset(ARRAYS), mean=0.1)}, r"dataset= must be arrays"),
         ):
             given = {k: v for k, v in {**same, **changes}.items() if v is not None}
             for go_on in (
@@ -528,7 +553,7 @@ class MistakeTests(Case):
         nan = Y[:200].astype("float32")
         nan[7] = np.nan
         text = self.refusal(UnsuitableData, dataset=(X[:200], nan, *ARRAYS[2:]))
-        self.assertIn("y_train holds NaN or infinity, first in example 7", text)
+        self.assertIn("first in example 7: leave them out, or fill them in", text)
         text = self.refusal(ByzpyTwError, dataset=(X[:200, :2], Y[:200], X[200:, :2], Y[200:]))
         self.assertIn("model 'Net'", text)
         text = self.refusal(UnsuitableModel, model=lambda: nn.Linear(3, 2))

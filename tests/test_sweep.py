@@ -25,15 +25,15 @@ from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.records.summary import AttackFailures
-from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep.command import grid_of, jobs_for
-from byzpy_tw.sweep.grid import Cell, combine_chains, command_line, make_grid
+from byzpy_tw.sweep.command import jobs_for
+from byzpy_tw.sweep.default_study import ATTACKS, DEFENCES, SEEDS, combine_chains
+from byzpy_tw.sweep.grid import Cell, command_line
 from byzpy_tw.sweep.resolve import cache_datasets, versions
 from byzpy_tw.sweep.results import CellResult, Evaluation, line_of, of_line, read
 from byzpy_tw.sweep.scores import goodness
 from byzpy_tw.tasks import Classification
 from tests.support import folder
-from tests.sweep_grids import digest, ended, grid, outcome
+from tests.sweep_grids import ended, grid, grid_of, make_grid, outcome
 
 
 class GridTests(SynchronousTestCase):
@@ -79,7 +79,7 @@ class GridTests(SynchronousTestCase):
                 raise ConfigError("krum needs more")
             return "no promise" if config.aggregator == "mean" else None
 
-        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), missing_guarantee, digest)
+        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), missing_guarantee)
         self.assertEqual([c.impossible for c in made.cells], [None, "krum needs more", None])
         self.assertEqual([c.missing_guarantee for c in made.cells], ["no promise", None, None])
         self.assertEqual([len(c.runs) for c in made.cells], [1, 0, 1])
@@ -91,7 +91,7 @@ class GridTests(SynchronousTestCase):
             ("once", lambda: grid(local=2, remote_hosts=("tcp://a:1",))),
             ("Byzantine", lambda: grid(num_byz=0)),
             ("--attacks", lambda: grid(attacks=())),
-            ("2002 runs", lambda: grid(seeds=tuple(range(1001)), defences=("mean",))),
+            ("200002 runs", lambda: grid(seeds=tuple(range(100_001)), defences=("mean",))),
         ):
             with self.assertRaisesRegex(ConfigError, words):
                 make()
@@ -411,7 +411,7 @@ class OutcomeTests(SynchronousTestCase):
 class DefaultsTests(SynchronousTestCase):
     def test_are_a_grid(self) -> None:
         """Four by four, every cell of which can be run."""
-        made = grid_of({}, grids.ATTACKS, grids.DEFENCES, grids.SEEDS, load(only=()))
+        made = grid_of({}, ATTACKS, DEFENCES, SEEDS, load(only=()))
         self.assertEqual(len(made.runs), 16)
         self.assertEqual([cell for cell in made.cells if cell.impossible], [])
         self.assertIsInstance(made.cells[0], Cell)

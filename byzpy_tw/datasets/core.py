@@ -68,7 +68,7 @@ class Dataset:
     ``NAME:key=value,...``, where it is not classification.  The test data may be empty: then
     nothing can be evaluated.
 
-    ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
+    ``nodes`` holds the node of each training example, ``(N,)`` whole numbers, for the
     partition `given`.  ``class_names`` may tell what each class is called: places that train on
     data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
     memory, of which a system keeps what it has room for.  ``warnings`` are lines that a run tells
@@ -98,10 +98,10 @@ class Dataset:
         self._check_alike("examples", self.train.x, self.test.x, dtypes=False)
         if not len(self.train):
             raise self._unsuitable("no training examples")
+        self._check_targets()
         if self.classes is not None:
             self._check_labels(self.classes)
         self._check_alike("targets", self.train.y, self.test.y, dtypes=True)
-        self._check_targets()
         if self.task is not None and not isinstance(self.task, str):
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         if self.nodes is not None:
@@ -161,14 +161,15 @@ class Dataset:
                 if len(bad):
                     raise self._unsuitable(
                         f"targets{name} of the {what} data hold NaN or infinity in {len(bad)} of "
-                        f"{len(split)} examples, first in example {bad[0]}"
+                        f"{len(split)} examples, first in example {bad[0]}: leave them out, or "
+                        "fill them in"
                     )
 
     def _check_nodes(self, nodes: Tensor) -> None:
         whole = not nodes.is_floating_point() and nodes.dtype != torch.bool
         if nodes.shape != (len(self.train),) or not whole:
             raise self._unsuitable(
-                f"the participants of its examples are {type_name(nodes.dtype)} "
+                f"the nodes of its examples are {type_name(nodes.dtype)} "
                 f"{tuple(nodes.shape)}, expected a whole number for each of {len(self.train)} "
                 "training examples"
             )

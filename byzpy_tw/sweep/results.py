@@ -30,7 +30,8 @@ from byzpy_tw.records.summary import (
     format_attack_calls,
     summarize,
 )
-from byzpy_tw.sweep.grid import Cell, SweepRun
+from byzpy_tw.sweep.grid import Cell
+from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean
 
@@ -74,7 +75,7 @@ class Evaluation:
 class RunResult:
     """The result of one run; ``metrics`` is that of result.json."""
 
-    run: SweepRun
+    run: PlannedRun
     status: str
     error: str
     rounds: int
@@ -233,7 +234,7 @@ def common_metrics(outcomes: Iterable[CellResult]) -> tuple[Metric, ...]:
     return next((outcome.task_metrics for outcome in outcomes if outcome.ended), DEFAULT)
 
 
-def read(run: SweepRun, path: Path) -> RunResult | None:
+def read(run: PlannedRun, path: Path) -> RunResult | None:
     """Return the result of the run in the folder `path`; None where it has not ended.
 
     None also where a file is damaged or contradicts the others: it is run again then.
@@ -302,7 +303,7 @@ def line_of(result: RunResult) -> dict[str, Any]:
     }
 
 
-def of_line(run: SweepRun, entry: Mapping[str, Any]) -> RunResult | None:
+def of_line(run: PlannedRun, entry: Mapping[str, Any]) -> RunResult | None:
     """Return the result of `run` from its entry of runs.jsonl; None where it is damaged."""
     try:
         status, rounds, failures = entry["status"], entry["rounds"], entry.get("attack_failures")

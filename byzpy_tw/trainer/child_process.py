@@ -8,14 +8,10 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from byzpy_tw.console import ERROR_FILE
+from byzpy_tw.console import ERROR_FILE, Show
 from byzpy_tw.errors import ByzpyTwError, RunFailed, error_from_code
-
-Show = Callable[[str], Any]
 
 _LAST_LINES = 40  # that are kept, for an error message
 

@@ -18,9 +18,8 @@ from twisted.internet.pollreactor import PollReactor
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
+from byzpy_tw.console import Show
 from byzpy_tw.scheduling.clock import use_monotonic_clock
-
-Show = Callable[[str], Any]
 
 
 @frozen(eq=False)

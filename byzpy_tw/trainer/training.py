@@ -28,7 +28,7 @@ from byzpy_tw.events import (
     RoundCompleted,
     RunStarted,
 )
-from byzpy_tw.given.options import has_objects
+from byzpy_tw.objects.options import has_objects
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
@@ -56,6 +56,7 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.trainer.server_entry import ServerEntry
+from byzpy_tw.workers.data import is_local
 
 
 @define(eq=False)
@@ -214,10 +215,9 @@ class Training:
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
         config = self.config
-        partition = self.registry.make("partition", config.partition)
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
-            local_data=getattr(partition, "local", False),
+            local_data=is_local(self.registry, config.partition),
             devices=list(self._recorded_texts("devices").values()), attack=prepared.attack,
             data_digests=self._recorded_texts("data_digests"),
         )  # fmt: skip

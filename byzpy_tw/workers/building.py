@@ -22,7 +22,7 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.workers.augmenting import try_augmentation
-from byzpy_tw.workers.data import make_dataset
+from byzpy_tw.workers.data import is_local, make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
@@ -169,7 +169,7 @@ def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> Non
         return
     name, layer = next(iter(layers.items()))
     what = f"{registry.owner('model', spec.model)}: {name} is a {type(layer).__name__}"
-    if getattr(registry.make("partition", spec.partition), "local", False):
+    if is_local(registry, spec.partition):
         raise UnsuitableModel(
             f"{what}, whose statistics the trainer computes from its own training data, and with "
             f"--partition {spec.partition} nodes train on other data: use GroupNorm, such as by "

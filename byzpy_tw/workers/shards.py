@@ -42,7 +42,7 @@ def _targets_for(partition: Any, spec: RunSpec, data: Dataset) -> np.ndarray:
     if getattr(partition, "by_node", False):
         if data.nodes is None:
             raise UnsuitableData(
-                f"partition {spec.partition!r} needs the participant of each example, and data "
+                f"partition {spec.partition!r} needs the node of each example, and data "
                 f"{data.name!r} names none: add an array node_train, Dataset(nodes=...), or use "
                 "another --partition"
             )

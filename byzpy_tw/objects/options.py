@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from byzpy_tw.plugins.plugin_objects import recorded_object
+from byzpy_tw.plugins.recorded_object import recorded_object
 
 _RULES = ("f", "q", "chunk_size")
 # By option: the kind of thing, and the values of the run that a class of such may take.
