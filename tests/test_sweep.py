@@ -330,9 +330,11 @@ class OutcomeTests(SynchronousTestCase):
         found = read(run, path)
         assert found is not None
         line = json.loads(json.dumps(line_of(found)))
-        self.assertEqual(of_line(run, line), attrs.evolve(found, shares=()))
+        self.assertEqual(of_line(run, line), attrs.evolve(found, shares=(), has_folder=False))
         failures = AttackFailures(1, 0, 4, False, 0, 3, "broken")
-        failed = attrs.evolve(found, failures=failures, status="failed", shares=())
+        failed = attrs.evolve(
+            found, failures=failures, status="failed", shares=(), has_folder=False
+        )
         self.assertEqual(of_line(run, json.loads(json.dumps(line_of(failed)))), failed)
         for wrong in (
             {"folder": "another"}, {"status": "waiting"}, {"rounds": "2"}, {"seconds": -1},
