@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 from unittest import mock
 
 import attrs
@@ -16,12 +15,12 @@ from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
 from byzpy_tw.sweep.grid import Grid
-from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.page_data import page_data
 from byzpy_tw.sweep.results import CellResult, NodeShare
 from byzpy_tw.sweep.scheduler import Sweep
 from tests.filled_sweeps import filled
 from tests.support import folder
-from tests.sweep_grids import ended, grid, outcome
+from tests.sweep_grids import ended, grid, outcome, results_of
 from tests.terminal_screen import Terminal, screen
 
 # In each round one of three Byzantine nodes is taken, and nobody else.
@@ -126,9 +125,8 @@ class TextTests(SynchronousTestCase):
         self.assertIn(f"{text.WEIGHT}, who are 3 of 11 nodes (27 %)", notes)
         self.assertIn(text.OUT, notes)
         self.assertIn("wt B 100 out H 100", "\n".join(text.table(made, taken)))
-        content = page(made, taken, Path("lab"))
-        self.assertIn("wt B&nbsp;100 out H&nbsp;100", content)
-        self.assertIn(text.WEIGHT, content)
+        cells = page_data(results_of(made, taken))["cells"]
+        self.assertEqual((cells["weight"], cells["out"][0]), ([1.0] * 4, [1.0] * 4))
         everyone = outcome(made.cells[0], 0.2, byzantine_weight=3 / 11, shares=())
         self.assertEqual(text.out_text(everyone), "wt B 27")
         self.assertNotIn("wt", text.out_text(outcome(made.cells[0], 0.2)))
