@@ -272,7 +272,7 @@ class GoOnTests(Case):
         error = self.assertRaises(KeyboardInterrupt, self.run_with, **options)
         self.assertIn("byzpy_tw.run(resume='stopped', model=..., dataset=..., aggregator=...)",
                       error.__notes__[0])  # fmt: skip
-        words = "byzpy_tw.run(resume='stopped', ...) with the same objects"
+        words = "(resume='stopped', aggregator=..., dataset=..., model=...) with the same objects"
         self.assertTrue(any(words in line for line in lines), lines)
         stopped = Result.read("stopped")
         self.assertEqual(stopped.status, "interrupted")
@@ -426,7 +426,7 @@ class SameBitsTests(TestCase):
         self.assertEqual(given.metrics, filed.metrics)
         self.assertEqual(filed.model().layers[0].weight.shape, (5, 3))
         self.assertTrue(byzpy_tw.verify(filed.path, plugin=path).confirmed)
-        longer = await byzpy_tw.run_async(resume=filed.path, rounds=8, show=None)
+        longer = await byzpy_tw.run_async(resume=filed.path, plugin=path, rounds=8, show=None)
         self.assertEqual((longer.rounds, longer.history[:6]), (8, filed.history))
         path.write_text(path.read_text() + "\n")
         for go_on in (

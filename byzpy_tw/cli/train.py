@@ -32,7 +32,6 @@ from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.text import clip
 
 _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
@@ -179,13 +178,9 @@ class Invocation:
 
     def registry(self) -> Registry:
         """Load plugins but the disabled ones, and warn of broken ones."""
-        from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
+        from byzpy_tw.records.run_registry import load_registry
 
-        disabled, files = self.options.get("disable_plugin"), self.options.get("plugin")
-        if self.resume is None:
-            return load_and_warn(disabled or (), read_plugin_files(files or ()))
-        disabled = read_disabled_plugins(self.resume) if disabled is None else disabled
-        return load_and_warn(disabled, read_recorded_plugin_files(self.resume, files))
+        return load_registry(load_and_warn, self.options, self.resume)
 
 
 def parse_invocation(arguments: Sequence[str]) -> Invocation:
