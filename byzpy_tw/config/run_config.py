@@ -31,6 +31,7 @@ from byzpy_tw.config.validators import (
     option,
     round_numbers,
     rule,
+    sha256_digest,
     split_addresses,
     texts,
     to_text,
@@ -137,7 +138,12 @@ class RunConfig:
     )
     init: str | None = _training(
         None, "a .safetensors file with the first values of the trained parameters, by name",
-        metavar="FILE", added=True,
+        metavar="FILE", bits=False, added=True,
+    )  # fmt: skip
+    init_sha256: str | None = _training(
+        None,
+        "SHA-256 that the file of --init must have (default: what it has when the run begins)",
+        optional(sha256_digest), metavar="HEX", added=True,
     )  # fmt: skip
 
     dataset: str = _data(
@@ -362,11 +368,14 @@ class RunConfig:
     def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
         plain, left_out = self.to_dict(), added_options()
-        return {
+        found = {
             f.name: plain[f.name]
             for f in attrs.fields(RunConfig)
             if f.metadata["bits"] and not (f.name in left_out and plain[f.name] == left_out[f.name])
         }
+        # A run that is on record without the digest of its file has the path among its bits.
+        by_path = self.init is not None and self.init_sha256 is None
+        return {**found, "init": self.init} if by_path else found
 
     @property
     def optimizer_parameters(self) -> dict[str, Any]:

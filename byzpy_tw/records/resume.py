@@ -70,12 +70,20 @@ def merge_config(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
         old = getattr(saved, name)
-        if name != "rounds" and OPTIONS[name].metadata["bits"] and value != old:
+        if name != "rounds" and _decides(saved, name, value) and value != old:
             raise ConfigError(
                 f"{flag(name)} {_format_option(value)} would make it another run: it was begun "
                 f"with {_format_option(old)}"
             )
-    return from_dict(merge_options(given, saved.to_dict()))
+    merged = merge_options(given, saved.to_dict())
+    return from_dict({**merged, "init_sha256": saved.init_sha256})
+
+
+def _decides(saved: RunConfig, name: str, value: Any) -> bool:
+    """Return whether another `value` of the option would make the run `saved` another one."""
+    if name == "init":  # with a digest on record the file may lie elsewhere
+        return saved.init_sha256 is None or value is None
+    return bool(OPTIONS[name].metadata["bits"])
 
 
 def _format_option(value: Any) -> str:

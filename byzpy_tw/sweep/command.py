@@ -22,6 +22,7 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
+from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
@@ -91,6 +92,9 @@ def grid_of(
 ) -> Grid:
     """Make the grid: look up its names, and find the cells that cannot be run."""
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
+    base = identify_first_values(base)
+    if base.init_sha256 is not None:
+        given = {**given, "init_sha256": base.init_sha256}
     check_names(registry, base, attacks, defences)
     server_addresses(base, registry)
     load_trainer_keys(base, warn=True)
