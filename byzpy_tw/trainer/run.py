@@ -32,6 +32,7 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.output.configured_views import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.program import run_of_thread
 from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
@@ -174,7 +175,7 @@ async def run_prepared(
     """
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
-    pool = make_pool(threads)
+    pool = make_pool(threads, begin=partial(run_of_thread.set, run_of_thread.get()))
     observers = Observers(registry)
     views = ViewGroup(terminal or make_line_view(config, write), [observers])
     keys: MutualTLS | None = None
