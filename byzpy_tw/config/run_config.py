@@ -23,6 +23,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from byzpy_tw.config.combinations import check_combination
 from byzpy_tw.config.validators import (
     DEVICES,
     count_or_all,
@@ -292,44 +293,9 @@ class RunConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        given = [bool(self.remote_hosts), self.local is not None, self.in_process]
-        if sum(given) != 1:
-            raise ConfigError(
-                "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
-                f"--local N, or --in-process (got {sum(given)} of them)"
-            )
-        servers = len(self.remote_hosts) or self.local or 0  # 0: the nodes are in this process
-        if servers and not 2 * self.heartbeat < self.round_timeout:
-            raise ConfigError(
-                f"--heartbeat-timeout {self.heartbeat:g} must be less than half of "
-                f"--round-timeout {self.round_timeout:g}: or a round would give up on nodes "
-                "whose server is about to be replaced"
-            )
-        if servers and self.min_servers is not None and self.min_servers > servers:
-            raise ConfigError(
-                f"--min-servers must be at most {servers}, the number of servers, got "
-                f"{self.min_servers}"
-            )
-        cap = self.max_nodes_per_server
-        if servers and cap is not None and cap * servers < self.n:
-            raise ConfigError(
-                f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
-                f"n = {self.n} nodes; use more servers or a larger cap"
-            )
         if self.batches is None:
             object.__setattr__(self, "batches", "draws" if self.replacement else "epochs")
-        if self.replacement and self.batches != "draws":
-            raise ConfigError(
-                f"--replacement has no use with --batches {self.batches}, which has each example "
-                "once an epoch: leave it out, or use --batches draws"
-            )
-        if not self.worker_momentum < 1:
-            raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")
-        if self.f >= self.n:
-            raise ConfigError(
-                f"--f {self.f} faulty nodes of n = {self.n} leaves none honest; use a smaller "
-                "--f or more nodes"
-            )
+        check_combination(self)
 
     @property
     def heartbeat(self) -> float:
