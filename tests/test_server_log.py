@@ -170,7 +170,7 @@ class ForgeryTests(ServerCase):
 
 class DataWarningsTests(ServerCase):
     def test_of_its_own_data(self) -> None:
-        """What a dataset warns of is in the log of each server that reads it, once."""
+        """The log of a server has the warnings of a dataset that it reads, once."""
 
         class Data:
             @hookimpl
