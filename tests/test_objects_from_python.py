@@ -25,6 +25,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 from twisted.internet import reactor
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
@@ -66,6 +67,18 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class Talking(Net):
+    """It logs where it computes: in threads of its run's pool."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        Logger("talking").info("{who} computes", who=type(self).__name__)
+        return self.layers(x)
+
+
+class AlsoTalking(Talking):
+    pass
 
 
 class OtherNet(Net):
@@ -171,6 +184,27 @@ class RunTests(Case):
         for name in ("one", "two"):
             found = re.findall(r" directory=(\S+)", Path(name, "trainer.log").read_text())
             self.assertEqual([Path(path).name for path in found], [name])
+
+    def test_logs_of_two_at_once(self) -> None:
+        """Each has what its own threads tell, also those of its pool."""
+        together = threading.Barrier(2)
+
+        def show(line: str) -> None:
+            if line.startswith("round     1 "):
+                together.wait(PATIENCE)
+
+        async def two_at_once() -> None:
+            await asyncio.gather(*(
+                asyncio.to_thread(
+                    self.run_with, model=model, run_dir=model.__name__, show=show, eval_interval=1
+                )
+                for model in (Talking, AlsoTalking)
+            ))  # fmt: skip
+
+        asyncio.run(two_at_once())
+        for name in ("Talking", "AlsoTalking"):
+            found = re.findall(r"(\w+) computes", Path(name, "trainer.log").read_text())
+            self.assertEqual(set(found), {name})
 
     def test_what_is_recorded(self) -> None:
         """Names and digests in config.json; lines, as of any run; its log and its report."""
@@ -296,7 +330,7 @@ class GoOnTests(Case):
         error = self.assertRaises(KeyboardInterrupt, self.run_with, **options)
         self.assertIn("byzpy_tw.run(resume='stopped', model=..., dataset=..., aggregator=...)",
                       error.__notes__[0])  # fmt: skip
-        words = "byzpy_tw.run(resume='stopped', ...) with the same objects"
+        words = "(resume='stopped', aggregator=..., dataset=..., model=...) with the same objects"
         self.assertTrue(any(words in line for line in lines), lines)
         stopped = Result.read("stopped")
         self.assertEqual(stopped.status, "interrupted")
@@ -451,7 +485,7 @@ class SameBitsTests(TestCase):
         self.assertEqual(given.metrics, filed.metrics)
         self.assertEqual(filed.model().layers[0].weight.shape, (5, 3))
         self.assertTrue(byzpy_tw.verify(filed.path, plugin=path).confirmed)
-        longer = await byzpy_tw.run_async(resume=filed.path, rounds=8, show=None)
+        longer = await byzpy_tw.run_async(resume=filed.path, plugin=path, rounds=8, show=None)
         self.assertEqual((longer.rounds, longer.history[:6]), (8, filed.history))
         path.write_text(path.read_text() + "\n")
         for go_on in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from byzpy_tw.cli.train import add_run_options
+from byzpy_tw.cli.run_options import add_run_options
 from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import ConfigError

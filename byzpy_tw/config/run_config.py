@@ -23,6 +23,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from byzpy_tw.config.combinations import check_combination
 from byzpy_tw.config.validators import (
     DEVICES,
     count_or_all,
@@ -31,6 +32,7 @@ from byzpy_tw.config.validators import (
     option,
     round_numbers,
     rule,
+    sha256_digest,
     split_addresses,
     texts,
     to_text,
@@ -137,7 +139,12 @@ class RunConfig:
     )
     init: str | None = _training(
         None, "a .safetensors file with the first values of the trained parameters, by name",
-        metavar="FILE", added=True,
+        metavar="FILE", bits=False, added=True,
+    )  # fmt: skip
+    init_sha256: str | None = _training(
+        None,
+        "SHA-256 that the file of --init must have (default: what it has when the run begins)",
+        optional(sha256_digest), metavar="HEX", added=True,
     )  # fmt: skip
 
     dataset: str = _data(
@@ -286,44 +293,9 @@ class RunConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        given = [bool(self.remote_hosts), self.local is not None, self.in_process]
-        if sum(given) != 1:
-            raise ConfigError(
-                "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
-                f"--local N, or --in-process (got {sum(given)} of them)"
-            )
-        servers = len(self.remote_hosts) or self.local or 0  # 0: the nodes are in this process
-        if servers and not 2 * self.heartbeat < self.round_timeout:
-            raise ConfigError(
-                f"--heartbeat-timeout {self.heartbeat:g} must be less than half of "
-                f"--round-timeout {self.round_timeout:g}: or a round would give up on nodes "
-                "whose server is about to be replaced"
-            )
-        if servers and self.min_servers is not None and self.min_servers > servers:
-            raise ConfigError(
-                f"--min-servers must be at most {servers}, the number of servers, got "
-                f"{self.min_servers}"
-            )
-        cap = self.max_nodes_per_server
-        if servers and cap is not None and cap * servers < self.n:
-            raise ConfigError(
-                f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
-                f"n = {self.n} nodes; use more servers or a larger cap"
-            )
         if self.batches is None:
             object.__setattr__(self, "batches", "draws" if self.replacement else "epochs")
-        if self.replacement and self.batches != "draws":
-            raise ConfigError(
-                f"--replacement has no use with --batches {self.batches}, which has each example "
-                "once an epoch: leave it out, or use --batches draws"
-            )
-        if not self.worker_momentum < 1:
-            raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")
-        if self.f >= self.n:
-            raise ConfigError(
-                f"--f {self.f} faulty nodes of n = {self.n} leaves none honest; use a smaller "
-                "--f or more nodes"
-            )
+        check_combination(self)
 
     @property
     def heartbeat(self) -> float:
@@ -362,11 +334,14 @@ class RunConfig:
     def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
         plain, left_out = self.to_dict(), added_options()
-        return {
+        found = {
             f.name: plain[f.name]
             for f in attrs.fields(RunConfig)
             if f.metadata["bits"] and not (f.name in left_out and plain[f.name] == left_out[f.name])
         }
+        # A run that is on record without the digest of its file has the path among its bits.
+        by_path = self.init is not None and self.init_sha256 is None
+        return {**found, "init": self.init} if by_path else found
 
     @property
     def optimizer_parameters(self) -> dict[str, Any]:

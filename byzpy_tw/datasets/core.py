@@ -72,7 +72,9 @@ class Dataset:
     partition `given`.  ``class_names`` may tell what each class is called: places that train on
     data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
     memory, of which a system keeps what it has room for.  ``warnings`` are lines that a run tells
-    before round 0, and ``--strict`` refuses.  Raises `UnsuitableData` for unfit data.
+    before round 0, and ``--strict`` refuses; a server has those of its own data in its log.
+
+    Raises `UnsuitableData` for unfit data.
     """
 
     name: str

@@ -22,7 +22,7 @@ from byzpy_tw.text import clip
 
 
 @cache
-def registry(*disabled: str, files: tuple[PluginFile, ...] = ()) -> Registry:
+def registry(disabled: tuple[str, ...] = (), files: tuple[PluginFile, ...] = ()) -> Registry:
     """The registry of this process, with these `files` and without `disabled` distributions.
 
     Warns of broken ones.

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
-from attrs import asdict
+from attrs import asdict, evolve
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
@@ -22,6 +22,7 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
+from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
@@ -78,6 +79,9 @@ def run_sweep(study: Study, *, folder: Path, jobs: int | None = None, again: boo
 def plan_of(study: Study, registry: Registry) -> Plan:
     """Make the plan of `study`: look up its names, and find the runs that cannot be run."""
     _, base = next(configurations(study))
+    base = identify_first_values(base)
+    if base.init_sha256 is not None:
+        study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
     chains = {" | ".join([*pre, rule]) for pre, rule in product(
         study.values_of("pre_aggregator") or (base.pre_aggregator,),
         study.values_of("aggregator") or (base.aggregator,),

@@ -94,6 +94,9 @@ def _make_cell(
     )
 
 
+_NEEDED = ("eval_interval", "data_root", "plugin", "init")  # by the figures, beside the bits
+
+
 def command_line(config: RunConfig) -> str:
     """Return the command line that repeats `config`'s run where its nodes were, to the same bits.
 
@@ -107,7 +110,7 @@ def command_line(config: RunConfig) -> str:
         words += [flag("in_process")] if config.local is None else ["--local", str(config.local)]
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
-        decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root", "plugin")
+        decides = option.metadata["bits"] or option.name in _NEEDED
         if value != option.default and decides:
             values = value if isinstance(value, tuple) else () if value is True else (value,)
             words += [flag(option.name), *map(str, values)]
