@@ -235,7 +235,9 @@ def _prepare(asked: _Request, tell: Show) -> PreparedRun | None:
 
     options, folder, objects = asked.options, asked.resume, asked.objects
     if folder is not None and objects is not None:
-        objects.check_recorded(folder, read_run(folder).config)
+        recorded = read_run(folder).config
+        objects.check_recorded(folder, recorded)
+        options = {**options, **objects.texts(recorded)}
     names = load_registry(registry, options, folder, objects)
     if folder is None:
         return prepare_run(RunConfig(**options), names, asked.beneath)
