@@ -11,6 +11,8 @@ chances: nothing is drawn, and every machine picks the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import TILE
+from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.parallel import map_tiles
 
 MOST_EXACT = 65_536  # coordinates: searched whole up to here, by a sample above
@@ -64,14 +67,18 @@ class Sample:
 
 def _squares(vectors: Tensor) -> np.ndarray:
     """Return the sum of each coordinate's squares, ``(d,)`` float64, rows in order."""
-    d = vectors.shape[1]
-    squares = np.empty(d)
+    squares = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    dtype = compute_dtype(vectors.dtype)
 
-    def compute(part: slice) -> None:
-        total = torch.zeros(len(squares[part]), dtype=torch.float64)
-        for row in vectors[:, part].to("cpu", torch.float64):
-            total += row * row
-        squares[part] = total.numpy()
+    def start() -> Callable[[slice], None]:
+        room = vectors.new_empty(TILE, dtype=dtype)
 
-    map_tiles(lambda: compute, d, TILE)
-    return squares
+        def compute(part: slice) -> None:
+            total = squares[part]
+            for row in vectors[:, part].to(dtype):
+                total += torch.mul(row, row, out=room[: len(row)])
+
+        return compute
+
+    map_tiles(start, vectors.shape[1], TILE)
+    return squares.cpu().numpy()
