@@ -8,7 +8,8 @@ Metadata of each field:
 - ``bits``: the option can change the bits of the result.  Runs whose `bits` agree end with the
   same parameters;
 - ``added``: the option came after 0.1.  At its default it is left out of `bits`, which older runs
-  have on record; at ``before``, if the default is something else than what runs did before;
+  have on record; at ``before``, if the default is something else than what runs did before, and
+  at None, where it decides nothing;
 - ``node_field``: nodes need the option, and it is this field of their `RunSpec`.
 """
 
@@ -40,6 +41,7 @@ from byzpy_tw.config.validators import (
 from byzpy_tw.config.validators import flag as flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
+from byzpy_tw.plugins.naming import parse
 from byzpy_tw.workers.spec import BATCHES, PRECISIONS, WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
@@ -51,6 +53,7 @@ SECTIONS = {
     "aggregation": "aggregation",
     "running": "running",
 }
+SEARCHING = ("opt-alie", "opt-ipm")  # attacks to which `RunConfig.search` applies
 LOCATIONS = ("remote_hosts", "local", "in_process")
 
 _option = partial(option, bits=True, metavar=None, node_field=None, added=False)
@@ -84,6 +87,13 @@ class RunConfig:
     attack: str = _nodes(
         "empire", "what Byzantine nodes do: NAME[:key=value,...]", rule, metavar="NAME"
     )
+    search: str | None = _nodes(
+        None,
+        "how opt-alie and opt-ipm try a strength on a coordinate-wise rule: sample, on a sample of "
+        "more than 65,536 coordinates; exact, on all; the attack's own exact=true goes before "
+        "(default: sample)",
+        optional(one_of("sample", "exact")), metavar="sample|exact", added=True, before="exact",
+    )  # fmt: skip
 
     rounds: int = _training(50, "rounds to train", integer_in(1))
     batch_size: int = _training(
@@ -295,6 +305,10 @@ class RunConfig:
     def __attrs_post_init__(self) -> None:
         if self.batches is None:
             object.__setattr__(self, "batches", "draws" if self.replacement else "epochs")
+        if not _leaves_search_open(self.attack):
+            object.__setattr__(self, "search", None)
+        elif self.search is None:
+            object.__setattr__(self, "search", "sample")
         check_combination(self)
 
     @property
@@ -337,7 +351,8 @@ class RunConfig:
         found = {
             f.name: plain[f.name]
             for f in attrs.fields(RunConfig)
-            if f.metadata["bits"] and not (f.name in left_out and plain[f.name] == left_out[f.name])
+            if f.metadata["bits"]
+            and not (f.name in left_out and plain[f.name] in (left_out[f.name], None))
         }
         # A run that is on record without the digest of its file has the path among its bits.
         by_path = self.init is not None and self.init_sha256 is None
@@ -356,6 +371,12 @@ class RunConfig:
     def bits(self) -> str:
         """Hex digest of every option that can change the result's bits."""
         return options_digest(self.result_options)
+
+
+def _leaves_search_open(attack: str) -> bool:
+    """Return whether `attack` searches for its strength, and its text does not say how."""
+    named = parse(attack)
+    return named.name in SEARCHING and "exact" not in named.parameters
 
 
 def options_digest(options: Mapping[str, Any]) -> str:
