@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
+from collections import defaultdict
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -28,8 +31,8 @@ OURS: Any = PLUGIN.run()
 TABLES = ("bucketing", "byzfl_heat_map", "mimic")
 
 
-def options(table: str) -> dict[str, Any]:
-    """The options of a study file, with the first value of each axis."""
+def options(table: str, *, first: bool = True) -> dict[str, Any]:
+    """The options of a study file: of an axis the `first` value, or all."""
     study = tomllib.loads((FOLDER / f"{table}.toml").read_text(encoding="utf-8"))
     study.pop("sweep")
     found = {}
@@ -37,8 +40,14 @@ def options(table: str) -> dict[str, Any]:
         several = isinstance(value, list) and key != "plugin"
         if key == "pre-aggregator":
             several = isinstance(value[0], list)
-        found[key.replace("-", "_")] = value[0] if several else value
+        found[key.replace("-", "_")] = value[0] if several and first else value
     return found
+
+
+def texts(value: Any) -> list[str]:
+    """Values of an option as results have them."""
+    values = value if isinstance(value, list) else [value]
+    return [(" | ".join(v) or "none") if isinstance(v, list) else str(v) for v in values]
 
 
 def registry() -> Registry:
@@ -162,3 +171,79 @@ class BucketingTests(SynchronousTestCase):
         dropped = OURS.FrozenDropout(0.25, 64, 1, 1).mask
         self.assertEqual(tuple(dropped.shape), (32, 64, 1, 1))
         self.assertTrue(set(dropped.flatten().tolist()) <= {0.0, float(torch.tensor(1 / 0.75))})
+
+
+class PageTests(SynchronousTestCase):
+    """docs/reproductions.md is that of the results."""
+
+    def setUp(self) -> None:
+        self.patch(sys, "path", [str(FOLDER), *sys.path])
+        self.page: Any = import_module("page")
+        self.addCleanup(sys.modules.pop, "page")
+
+    def test_page_is_that_of_the_results(self) -> None:
+        shown = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
+        self.assertEqual(shown, self.page.page_text(), "run python reproductions/page.py")
+
+    def test_figures_are_of_the_studies(self) -> None:
+        """Each published and each computed cell has values that its study file has."""
+        for table in TABLES:
+            study = options(table, first=False)
+            published = self.page.read(FOLDER / "published" / f"{table}.csv")
+            computed = self.page.read(FOLDER / "results" / f"{table}.csv")
+            for row in [*published, *computed]:
+                for option in set(row) & set(study) - {"seed"}:
+                    self.assertIn(row[option], texts(study[option]), f"{table}: {option}")
+            keys = {self.page.key_of(table, row) for row in published}
+            self.assertLessEqual({self.page.key_of(table, row) for row in computed}, keys)
+
+    def test_runs_are_whole(self) -> None:
+        """Each run has all of its evaluations, in order."""
+        for table in TABLES:
+            study, rounds = options(table), defaultdict(list)
+            for row in self.page.read(FOLDER / "results" / f"{table}.csv"):
+                rounds[row["folder"]].append(int(row["round"]))
+            every = study["eval_interval"]
+            for found in rounds.values():
+                self.assertEqual(found, [*range(every, study["rounds"] + 1, every)])
+
+    def test_verdicts(self) -> None:
+        """Three points, or two pooled standard errors of three seeds each."""
+        cell = self.page.Cell
+        for theirs, ours, verdict in (
+            ([90.0], [], "missing"),
+            ([90.0], [93.0], "close"),
+            ([90.0], [93.1], "differs"),
+            ([80, 90, 100], [70, 80, 90], "within two errors"),  # 10 points, error 8.2
+            ([80, 90, 100], [70], "differs"),
+            ([89, 90, 91], [85, 86, 87], "differs"),  # 4 points, error .8
+        ):
+            self.assertEqual(cell(("x",), theirs, ours).verdict, verdict)
+        error = cell(("x",), [80, 90, 100], [70, 80, 90]).standard_error
+        self.assertAlmostEqual(error, 10 * (2 / 3) ** 0.5)
+
+    def test_final_is_the_mean_of_the_last_five(self) -> None:
+        key = {"aggregator": "median", "pre_aggregator": "none", "attack": "label-flip"}
+        rows = [{**key, "seed": "0", "accuracy": f"{i / 10}"} for i in range(10)]
+        found = {c.key: c.ours for c in self.page.final_cells("bucketing", rows)}
+        [value] = found[tuple(key.values())]
+        self.assertAlmostEqual(value, 70)  # of 50 to 90 %
+        self.assertEqual(sum(map(len, found.values())), 1)
+
+    def test_heat_map_is_the_worst_of_three_attacks(self) -> None:
+        """Of each attack it is the best of the means over the seeds; two attacks are not enough."""
+        key = {"aggregator": "trimmed-mean", "partition": "gamma:gamma=0.0", "num_byz": "2"}
+        runs = {"sign-flip": [[50, 80], [60, 70]], "opt-ipm": [[70, 30], [40, 90]],
+                "opt-alie:ddof=1": [[90, 10]]}  # fmt: skip
+        rows = [
+            {**key, "attack": attack, "seed": str(seed), "accuracy": str(value / 100)}
+            for attack, seeds_ in runs.items()
+            for seed, curve in enumerate(seeds_)
+            for value in curve
+        ]
+        [cell] = [c for c in self.page.heat_map_cells(rows) if c.ours]
+        self.assertEqual([round(value) for value in cell.ours], [30, 90])  # IPM, 60 in the mean
+        effects = self.page.attacked(rows)[cell.key]
+        self.assertEqual([round(e.final) for e in effects], [75, 60, 10])
+        without = [row for row in rows if row["attack"] != "sign-flip"]
+        self.assertEqual([c for c in self.page.heat_map_cells(without) if c.ours], [])
