@@ -10,19 +10,23 @@ from typing import Any
 
 import torch
 from attrs import evolve
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw import Context, seeds
-from byzpy_tw.algorithms import State
+from byzpy_tw.algorithms import Dsgd, State
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.plugins.shorthand import build_pipeline
+from byzpy_tw.records.folder import read_run
 from byzpy_tw.testing.properties import aggregator_tests
+from byzpy_tw.trainer.run import prepare_run, run_prepared
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
 from tests.plugin_files import load_files
+from tests.support import folder
 from tests.test_docs import ROOT
 
 FOLDER = ROOT / "reproductions"
@@ -171,6 +175,54 @@ class BucketingTests(SynchronousTestCase):
         dropped = OURS.FrozenDropout(0.25, 64, 1, 1).mask
         self.assertEqual(tuple(dropped.shape), (32, 64, 1, 1))
         self.assertTrue(set(dropped.flatten().tolist()) <= {0.0, float(torch.tensor(1 / 0.75))})
+
+
+class ByzFLTests(SynchronousTestCase):
+    """The configuration in ByzFL's documentation, and its program."""
+
+    def test_geometric_median(self) -> None:
+        """Three plain steps from zero, with distances below .1 as .1."""
+        points = rows(14, seed=3) * 0.05
+        at = torch.zeros(40, dtype=torch.float64)
+        for _ in range(3):
+            pull = 1 / (points.double() - at).norm(dim=1).clamp(min=0.1)
+            at = (pull[:, None] * points.double()).sum(dim=0) / pull.sum()
+        [text] = [t for t in options("byzfl_heat_map", first=False)["aggregator"] if ":" in t]
+        found = build_pipeline(registry(), text, f=4)(points)
+        self.assertTrue(torch.allclose(found.double(), at, atol=1e-6))
+
+    def test_momentum_is_dampened(self) -> None:
+        """m = .9 m + .1 g from zero, decay on the server, f the number of attackers."""
+        config = RunConfig(**options("byzfl_heat_map"), f=1, in_process=True)
+        rules = resolve_rules(config, registry())
+        state, gradient = State(0, torch.zeros(3)), torch.tensor([1.0, -2.0, 0.5])
+        row = Dsgd(config, rules).receive(state, 0, gradient)
+        self.assertTrue(torch.allclose(row, 0.1 * gradient))
+        at = torch.ones(3)
+        rules.optimizer.step(at, gradient, rules.optimizer.begin(at), 0.1, 0)
+        self.assertTrue(torch.allclose(at, 1 - 0.1 * (gradient + 1e-4)))
+        study = tomllib.loads((FOLDER / "byzfl_heat_map.toml").read_text(encoding="utf-8"))
+        self.assertEqual(study["sweep"]["derive"], {"f": "num-byz"})
+
+
+class RunsTests(TestCase):
+    """Two rounds of the first cell of each table, on the data that comes with the package."""
+
+    async def test_runs(self) -> None:
+        for table in TABLES:
+            words = {
+                "f": 1,
+                **options(table),
+                "dataset": "mnist5k",
+                "rounds": 2,
+                "batch_size": 4,
+                "eval_interval": 0,
+            }
+            path = folder(self) / table
+            config = RunConfig(**words, in_process=True, run_dir=str(path))
+            ended = await run_prepared(reactor, prepare_run(config, registry()), str)
+            self.assertIsNone(ended.error)
+            self.assertEqual([len(r["norms"]) for r in read_run(path).rounds], 2 * [config.n])
 
 
 class PageTests(SynchronousTestCase):
