@@ -94,7 +94,7 @@ class MicroBatches:
     _places: Sequence[slice] = field(init=False)  # of the parts in the batch
 
     @_places.default
-    def _cut(self) -> Sequence[slice]:
+    def _slices(self) -> Sequence[slice]:
         length = batch_length(len(self.shard), self.round, self.spec)
         return cut_batch(length, self.spec.micro_batch_size, join_single=self.join_single)
 
