@@ -57,6 +57,7 @@ from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.workers.data import is_local
+from byzpy_tw.workers.tasks import task_of
 
 
 @define(eq=False)
@@ -161,6 +162,7 @@ class Training:
             config, cluster, collector, prepared.evaluator,
             self.rules.make_algorithm(),
             self._recorded_events, self._reactor, self._pool, self.threads,
+            self._foreign_task(prepared),
         )  # fmt: skip
         if self.resume_point.state is not None:
             rounds.restore(self.resume_point.state)
@@ -183,6 +185,11 @@ class Training:
         self.status = "finished"
         if config.save_model is not None:
             await defer_to_pool(self._reactor, self._pool, self._save_model, prepared)
+
+    def _foreign_task(self, prepared: Prepared) -> str:
+        """Return the task for messages, where it is other code; empty where it is our own."""
+        text = task_of(self.config.spec(), self.registry, prepared.dataset)
+        return self.registry.owner("task", text) if self.registry.is_foreign("task", text) else ""
 
     def _save_model(self, prepared: Prepared) -> None:
         """Write the model with the final parameters; raises `RunDirectoryError`."""
