@@ -14,10 +14,13 @@ from byzpy_tw.__main__ import main
 from byzpy_tw.cli import sweep
 from byzpy_tw.config.toml import read_options
 from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.plugins import load
+from byzpy_tw.sweep.command import plan_of
 from byzpy_tw.sweep.plan import configurations
 from byzpy_tw.sweep.study import Axis, Selection, Study
 from byzpy_tw.sweep.study_file import read_study
 from tests.support import folder
+from tests.test_docs import BLOCK, DOCS
 from tests.test_sweep_study import axis
 
 STUDY = """
@@ -276,3 +279,31 @@ class CommandLineTests(Case):
         with redirect_stderr(io.StringIO()) as said:
             self.assertEqual(main(["sweep", "nothing.toml"]), 2)
         self.assertIn("cannot read nothing.toml: No such file", said.getvalue())
+
+
+class DocumentTests(Case):
+    """The studies in docs/sweep.md."""
+
+    def blocks(self, language: str) -> list[str]:
+        text = (DOCS / "sweep.md").read_text(encoding="utf-8")
+        return [block for kind, block in BLOCK.findall(text) if kind == language]
+
+    def test_the_first(self) -> None:
+        """Twenty lines make 108 runs, and a dry run says what the page says."""
+        first, _ = self.blocks("toml")
+        self.assertLessEqual(len(first.splitlines()), 20)
+        self.path.write_text(first, encoding="utf-8")
+        with redirect_stdout(io.StringIO()) as out:
+            self.assertEqual(
+                main(["sweep", str(self.path), "--dry-run", "--out", str(self.path.parent)]), 0
+            )
+        self.assertIn(out.getvalue(), self.blocks("text"))
+        self.assertTrue(out.getvalue().startswith("108 runs = "))
+
+    def test_the_second(self) -> None:
+        """It is what is said of it: always twenty nodes, and every combination can be run."""
+        _, second = self.blocks("toml")
+        made = plan_of(self.read(second), load(only=()))
+        self.assertEqual(len(made.possible), len(made.runs))
+        self.assertEqual(len(made.runs), 2 * 2 * (2 * 3 - 2))
+        self.assertEqual({run.config.n for run in made.runs}, {20})
