@@ -247,10 +247,8 @@ class ThisTestTests(SynchronousTestCase):
 
 
 PLUGIN_FILES = "plugins.plugin_files"
-# The options of a command, of a server and of `byzpy_tw.run`; the option of a run on record.
-READERS_OF_CODE = {
-    "api", "cli.plugin_options", "cli.train", "records.resume", "sweep.command", "tap",
-}  # fmt: skip
+# The options of a run, of a command, of a sweep and of a server.
+READERS_OF_CODE = {"cli.plugin_options", "records.run_registry", "sweep.command", "tap"}
 CODE_CARRIERS = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 
@@ -333,6 +331,12 @@ class CheapImportTests(SynchronousTestCase):
         """To describe a run takes no torch and no Twisted: its process has them."""
         found = self.imported("from byzpy_tw import Result, RunConfig, run")
         self.assertIn("attrs", found)
+        self.assertEqual(found & {"torch", "numpy", "twisted"}, set())
+
+    def test_the_way_to_a_study(self) -> None:
+        """To read a study takes no torch and no Twisted: mistakes are told at once."""
+        found = self.imported("from byzpy_tw.cli import sweep; from byzpy_tw.sweep import plan")
+        self.assertIn("tomllib", found)
         self.assertEqual(found & {"torch", "numpy", "twisted"}, set())
 
     def test_twistd_lists_the_server_without_torch(self) -> None:

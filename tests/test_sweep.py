@@ -14,6 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 import attrs
+import torch
+from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
@@ -106,6 +108,17 @@ class GridTests(SynchronousTestCase):
             (BadParameter, ["ipm:tua=1"], ["median"]),
         ):
             self.assertRaises(error, grid_of, {}, attacks, defences, [1], load(only=()))
+
+    def test_first_values(self) -> None:
+        """The content of the file of --init decides the folder, and its path does not."""
+        here, found = folder(self), []
+        for name, value in (("a", 0.0), ("b", 0.0), ("c", 1.0)):
+            save_file({"w": torch.full((2,), value)}, path := here / f"{name}.safetensors")
+            made = grid_of({"init": str(path)}, ["none"], ["mean"], [1], load(only=()))
+            found.append(made.runs[0].folder)
+            self.assertIn(f"--init {path} ", command_line(made.runs[0].config))
+        self.assertEqual(found[0], found[1])
+        self.assertNotEqual(found[0], found[2])
 
     def test_real_conditions(self) -> None:
         """A rule that n and f rule out is a cell's matter, in the rule's own words."""

@@ -29,7 +29,8 @@ USES = {
     "__main__ _describe_unknown startswith": OPTION + "an option, or a value too many",
     "__main__ rpartition": CODE + "a command is called after its module",
     "cli.doctor main partition": SHOWN + "argparse's help without its first part",
-    "cli.train _Parser._refuse endswith": OPTION + "a file of options, given without --config",
+    "cli.run_options CommandParser._refuse endswith": OPTION
+        + "a file of options, given without --config",
     "config.paths expand_home startswith": OPTION + "~ and ~user in a path",
     "config.toml _parse re.search": OPTION + "the place of a number of thousands of digits",
     "config.toml _quote_line re.search": SHOWN + "the line that tomllib found wrong; before "

@@ -61,10 +61,11 @@ def find_option(key: str, spell: Callable[[str], str] = toml_key) -> attrs.Attri
 
 
 def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `given` over `beneath`, without those of `beneath` that a given location rules out."""
+    """Lay `given` over `beneath`, without those of `beneath` that `given` makes useless."""
     located = [name for name in LOCATIONS if given.get(name)]
     unused = (_UNUSED_AT_LOCATION.get(location, ("", ()))[1] for location in located)
     dropped = {*(LOCATIONS if located else ()), *chain.from_iterable(unused)}
+    dropped |= {"init_sha256"} if "init" in given else set()  # it is of another file
     return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}
 
 
@@ -83,9 +84,22 @@ def drop_unused(
     dropped: dict[str, Any] = {}
     for option, by, why in _find_unused(config, registry, chains):
         if option not in beneath or all(name in beneath for name in by):
-            raise ConfigError(f"{flag(option)} has no use {why}: leave it out")
+            raise no_use(option, why)
         dropped[option] = OPTIONS[option].default
     return attrs.evolve(config, **dropped) if dropped else config
+
+
+def no_use(option: str, why: str) -> ConfigError:
+    """Return the error about an option without effect."""
+    return ConfigError(f"{flag(option)} has no use {why}: leave it out")
+
+
+def find_unused(config: RunConfig, registry: Registry, chains: Collection[str]) -> dict[str, str]:
+    """Return the options that have no effect in `config`, each with the reason.
+
+    ``q`` has one where any of `chains` takes it.
+    """
+    return {option: why for option, _, why in _find_unused(config, registry, chains)}
 
 
 def _find_unused(
@@ -103,6 +117,8 @@ def _find_unused(
         yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
     if given("lr_milestones") and parse(config.lr_schedule).name != "milestones":
         yield "lr_milestones", ("lr_schedule",), f"with --lr-schedule {config.lr_schedule}"
+    if given("init_sha256") and config.init is None:
+        yield "init_sha256", ("init",), "without --init"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield "keep_checkpoints", ("checkpoint_interval",), why

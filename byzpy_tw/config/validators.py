@@ -51,8 +51,9 @@ def option(
     constraint = check or (true_or_false if isinstance(default, bool) else text)
 
     def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        spelling = metadata.get("key") or attribute.name
-        check_value(constraint, flag(spelling), value, ConfigError)
+        if constraint(value) is not None:  # spelt only for an error: sweeps make many of these
+            spelling = metadata.get("key") or attribute.name
+            check_value(constraint, flag(spelling), value, ConfigError)
 
     convert = convert or {float: to_float, tuple: to_tuple}.get(type(default), to_plain)
     metadata |= {"help": help, "constraint": constraint}
@@ -88,6 +89,11 @@ def to_text(value: Any) -> Any:
 def text(value: Any) -> str | None:
     valid = isinstance(value, str) and value != "" and "\0" not in value
     return None if valid else "a string that is not empty"
+
+
+def sha256_digest(value: Any) -> str | None:
+    valid = isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+    return None if valid else "64 digits of 0-9 and a-f"
 
 
 def texts(value: Any) -> str | None:

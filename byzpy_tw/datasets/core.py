@@ -72,7 +72,9 @@ class Dataset:
     partition `given`.  ``class_names`` may tell what each class is called: places that train on
     data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
     memory, of which a system keeps what it has room for.  ``warnings`` are lines that a run tells
-    before round 0, and ``--strict`` refuses.  Raises `UnsuitableData` for unfit data.
+    before round 0, and ``--strict`` refuses; a server has those of its own data in its log.
+
+    Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -291,20 +293,21 @@ class Dataset:
         floats = x.to(torch.float32, copy=True)
         if x.dtype == torch.uint8:
             floats.div_(255)
-        mean, std = self._shaped(x.ndim)
-        return floats.sub_(mean.to(floats.device)).div_(std.to(floats.device))
+        mean, std = self._shaped_for(floats)
+        return floats.sub_(mean).div_(std)
 
-    def _shaped(self, dimensions: int) -> tuple[Tensor, Tensor]:
-        """``mean`` and ``std`` for examples of so many `dimensions`."""
-        known = self._by_dimensions.get(dimensions)
+    def _shaped_for(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``mean`` and ``std`` for examples with as many dimensions as `x`, on its device."""
+        kind = (x.ndim, x.device)
+        known = self._shaped.get(kind)
         if known is None:
-            shape = (1, -1, *(1,) * (dimensions - 2)) if dimensions > 1 else (-1,)
-            mean, std = (v.reshape(shape) for v in self._per_channel)
-            known = self._by_dimensions[dimensions] = (mean, std)
+            shape = (1, -1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (-1,)
+            mean, std = (v.reshape(shape).to(x.device) for v in self._per_channel)
+            known = self._shaped[kind] = (mean, std)
         return known
 
     @cached_property
-    def _by_dimensions(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _shaped(self) -> dict[tuple[int, torch.device], tuple[Tensor, Tensor]]:
         return {}
 
     def digest(self) -> str:

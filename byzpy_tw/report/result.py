@@ -220,13 +220,10 @@ class Result:
     def registry(self) -> Registry:
         """Return the names that the run's configuration uses, its files and objects included."""
         from byzpy_tw.plugins.shorthand import registry
-        from byzpy_tw.records.resume import read_recorded_plugin_files
+        from byzpy_tw.records.run_registry import load_registry
 
-        files = read_recorded_plugin_files(self.path, self.plugin, trusted=False)
-        names = registry(files=files)
-        if self.objects is not None:
-            return self.objects.add_to(names)
-        if has_objects(self.config):
+        names = load_registry(registry, {"plugin": self.plugin}, self.path, self.objects)
+        if self.objects is None and has_objects(self.config):
             from byzpy_tw.objects.run_objects import RunObjects
 
             RunObjects().check_recorded(self.path, self.config)  # raises what is missing

@@ -95,6 +95,9 @@ def make_cell(row: int, column: int, defence: str, attack: str, runs: Iterable[P
     )
 
 
+_NEEDED = ("eval_interval", "data_root", "plugin", "init")  # by the figures, beside the bits
+
+
 def command_line(config: RunConfig) -> str:
     """Return the command line that repeats `config`'s run where its nodes were, to the same bits.
 
@@ -116,7 +119,7 @@ def command_words(config: RunConfig) -> dict[str, str]:
         found["local"] = [flag("local"), str(config.local)]
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
-        decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root", "plugin")
+        decides = option.metadata["bits"] or option.name in _NEEDED
         if value != option.default and decides:
             values = value if isinstance(value, tuple) else () if value is True else (value,)
             found[option.name] = [flag(option.name), *map(str, values)]

@@ -56,8 +56,10 @@ class NextToken:
         return check_shape(
             outputs,
             lambda shape: shape[:-1] == wanted and shape[-1] >= least,
-            f"{wanted[0]} sequences of {wanted[1]} tokens, of {least} classes",
-            f"{(*wanted, least)} logits",
+            lambda: (
+                f"{wanted[0]} sequences of {wanted[1]} tokens, of {least} classes",
+                f"{(*wanted, least)} logits",
+            ),
         )
 
     def weight(self, targets: Tensor) -> int:

@@ -28,7 +28,6 @@ from byzpy_tw.events import (
     RoundCompleted,
     RunStarted,
 )
-from byzpy_tw.objects.options import has_objects
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
@@ -36,6 +35,7 @@ from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
+from byzpy_tw.records.resume_hints import how_to_resume
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
@@ -57,6 +57,7 @@ from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.workers.data import is_local
+from byzpy_tw.workers.tasks import task_of
 
 
 @define(eq=False)
@@ -161,6 +162,7 @@ class Training:
             config, cluster, collector, prepared.evaluator,
             self.rules.make_algorithm(),
             self._recorded_events, self._reactor, self._pool, self.threads,
+            self._foreign_task(prepared),
         )  # fmt: skip
         if self.resume_point.state is not None:
             rounds.restore(self.resume_point.state)
@@ -183,6 +185,11 @@ class Training:
         self.status = "finished"
         if config.save_model is not None:
             await defer_to_pool(self._reactor, self._pool, self._save_model, prepared)
+
+    def _foreign_task(self, prepared: Prepared) -> str:
+        """Return the task for messages, where it is other code; empty where it is our own."""
+        text = task_of(self.config.spec(), self.registry, prepared.dataset)
+        return self.registry.owner("task", text) if self.registry.is_foreign("task", text) else ""
 
     def _save_model(self, prepared: Prepared) -> None:
         """Write the model with the final parameters; raises `RunDirectoryError`."""
@@ -398,11 +405,7 @@ class Training:
             if at
             else "no checkpoint, so from the first one"
         )
-        path = self.directory.path
-        how = f"--resume {path}"
-        if has_objects(self.config):
-            how = f"byzpy_tw.run(resume={str(path)!r}, ...) with the same objects"
-        return f"to go on ({what}): {how}"
+        return f"to go on ({what}): {how_to_resume(self.directory.path, self.config)}"
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """Return the content of result.json."""

@@ -112,14 +112,15 @@ def check_model(
 ) -> None:
     """Count the model on the meta device, before it takes memory.
 
-    Raises `LimitExceeded` above `most_elements`, and where a micro-batch would keep more than
-    `most_working` bytes of activations, or a batch as much of targets.
+    Raises `LimitExceeded` for a vector above `most_elements`, and where frozen parameters, the
+    activations of a micro-batch or the targets of a batch would take more than `most_working`
+    bytes each.
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         sized = models.make_on_meta(factory, {})
     check_statistics(spec, registry, sized)
-    _check_size(spec, sized, most_elements)
+    _check_size(spec, sized, most_elements, most_working)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
@@ -144,22 +145,22 @@ def check_model(
             )
 
 
-def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> None:
-    """Raise `LimitExceeded` for a vector, or frozen parameters, of more than `most_elements`."""
+def _check_size(
+    spec: RunSpec, sized: nn.Module, most_elements: int | None, most_working: int | None
+) -> None:
+    """Raise `LimitExceeded` for too long a vector, and for too many bytes that do not travel."""
     d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
-    if most_elements is not None:
-        most = f"over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        if d > most_elements:
-            raise LimitExceeded(
-                f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-                f"vector), {most}"
-            )
-        frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
-        if frozen > 4 * most_elements:
-            raise LimitExceeded(
-                f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, {most}, "
-                "which is that of a vector"
-            )
+    if most_elements is not None and d > most_elements:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        )
+    frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
+    if most_working is not None and frozen > most_working:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
+            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+        )
 
 
 def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:
