@@ -37,7 +37,9 @@ from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
 from byzpy_tw.sweep.scheduler import Sweep, discard
+from byzpy_tw.sweep.shown import Shown, show
 from byzpy_tw.sweep.study import Study
+from byzpy_tw.sweep.study_results import read_results
 from byzpy_tw.text import clean, printable
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device
@@ -97,6 +99,14 @@ def print_dry_run(
     found = estimate(left, read_measured(folder), done)
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
         say(printable(line))
+    return 0
+
+
+def print_results(study: Study, shown: Shown, *, folder: Path, file: str | None = None) -> int:
+    """Print what `shown` asks for of what is recorded below `folder`, and write its figures."""
+    _, plan = prepare(study, file)
+    for text in show(read_results(plan, folder), shown):
+        print(text)
     return 0
 
 

@@ -59,8 +59,9 @@ def runs_table(results: StudyResults) -> LongForm:
     varying, fixed = option_names(results)
     metrics = list(dict.fromkeys(metric.name for metric in results.metrics))
     figures = [(name, kind) for name in metrics for kind in KINDS]
-    columns = [*varying, "status", "error", *(f"{kind}_{name}" for name, kind in figures)]
-    columns += ["rounds_done", "byzantine_weight", "parameters_sha256", *fixed]
+    columns = [*varying, *fixed, "status", "error"]
+    columns += [f"{kind}_{name}" for name, kind in figures]
+    columns += ["rounds_done", "byzantine_weight", "parameters_sha256"]
     rows = []
     for run in results.planned:
         status, error, ended = status_of(results, run)
@@ -70,8 +71,8 @@ def runs_table(results: StudyResults) -> LongForm:
                   for name, kind in figures]  # fmt: skip
         more = (ended.rounds, ended.byzantine_weight, ended.digest) if ended else (None,) * 3
         rows.append((
-            *_options(run.config, varying), status, error or None, *values, *more,
-            *_options(run.config, fixed), run.folder, ended.seconds if ended else None,
+            *_options(run.config, [*varying, *fixed]), status, error or None, *values, *more,
+            run.folder, ended.seconds if ended else None,
         ))  # fmt: skip
     return LongForm((*columns, "folder", "seconds"), tuple(rows))
 

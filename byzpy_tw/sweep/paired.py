@@ -177,7 +177,8 @@ def words(comparison: Comparison, metric: Metric) -> str:
     told += f"; better in {comparison.wins} of {count} seeds"
     tests = {"sign test": comparison.sign_test, "Wilcoxon": comparison.wilcoxon}
     shown = [f"{name} p = {p:.3g}" for name, p in tests.items() if p is not None]
-    return "; ".join([told, *shown])
+    left = f"{comparison.left_out} of {comparison.left_out + comparison.cells} cells left out"
+    return "; ".join([told, *shown, *([left] if comparison.left_out else [])])
 
 
 def comparable(results: StudyResults) -> list[Dimension]:

@@ -125,6 +125,7 @@ class Value:
     mark: str = ""  # "?": its attack failed; "*": no guarantee
     where: str = ""  # labels of the axes over which this is the worst
     unknown: str = ""  # cells that could be worse still, and why they have no value
+    outcome: CellResult | None = field(default=None, eq=False, repr=False)
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -250,7 +251,7 @@ def value_of(outcome: CellResult, metric: Metric, kind: str) -> Value:
     why = outcome.reason or outcome.attack_failures
     if outcome.status == "finished" and len(by_seed) < len(outcome.ended):
         why = f"{metric.words} is not finite" if found else f"its task has no {metric.words}"
-    return Value(status=outcome.status, why=why, by_seed=by_seed, mark=mark)
+    return Value(status=outcome.status, why=why, by_seed=by_seed, mark=mark, outcome=outcome)
 
 
 def _worst(values: Mapping[Key, Value], metric: Metric) -> Value:

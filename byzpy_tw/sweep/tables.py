@@ -83,7 +83,13 @@ def _and_more(places: Sequence[str], most: int = 6) -> str:
 
 
 def best_rows(pivot: Pivot, column: Key) -> set[Key]:
-    """Return the rows with the best mean of a column; none where there is only one value."""
+    """Return the rows with the best mean of a column.
+
+    None where there is only one value, and where the rows are attacks: nobody chooses the
+    weakest.
+    """
+    if any(dimension.name == "attack" for dimension in pivot.row_dimensions):
+        return set()
     good = {row: pivot.value(row, column).goodness(pivot.metric) for row in pivot.rows
             if WORST not in row}  # fmt: skip
     known = [value for value in good.values() if value is not None]
