@@ -88,7 +88,7 @@ USES = {
     "sweep.arithmetic re.compile": OPTION + "names of options in arithmetic",
     "sweep.impossible _reason removeprefix": SHOWN + "a rule's name that would stand twice",
     "sweep.plan folder_of re.sub": FILE + "a folder's name, made from options",
-    "sweep.shown _fixed partition": OPTION + "an axis and its value",
+    "sweep.query _fixed partition": OPTION + "an axis and its value",
     "sweep.text _folded partition": SHOWN + "a rule's name on two lines",
     "sweep.text notes removeprefix": SHOWN + "a rule's name that would stand twice in a line",
     "tap _parameter partition": CODE + "the type of an option's field",

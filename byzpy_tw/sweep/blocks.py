@@ -8,7 +8,7 @@ from attrs import frozen
 
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.grid import Grid, grid_of_plan
-from byzpy_tw.sweep.pivot import Key, dimensions
+from byzpy_tw.sweep.pivot import Dimension, Key, dimensions
 from byzpy_tw.sweep.plan import Plan, PlannedRun
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.scores import goodness
@@ -29,7 +29,7 @@ class Block:
 
 def blocks(plan: Plan) -> tuple[Block, ...]:
     """Return the tables of `plan`, in the order of its axes."""
-    others = [d for d in dimensions(plan) if not set(d.options) & set(_OF_A_TABLE)]
+    others = _others(plan)
     found: dict[Key, list[PlannedRun]] = {}
     for run in plan.runs:
         found.setdefault(tuple(other.of(run) for other in others), []).append(run)
@@ -43,14 +43,48 @@ def blocks(plan: Plan) -> tuple[Block, ...]:
     )
 
 
+def _others(plan: Plan) -> list[Dimension]:
+    """Return the axes that are not those of a table."""
+    return [d for d in dimensions(plan) if not set(d.options) & set(_OF_A_TABLE)]
+
+
 def outcomes_of(results: StudyResults, block: Block) -> list[CellResult]:
     """Return the result of each cell of `block`, as far as its runs have ended."""
     return [results.outcome(cell) for cell in block.grid.cells]
 
 
-def worst_outcomes(tables: Sequence[Sequence[CellResult]]) -> list[CellResult]:
-    """Return for each cell of equal tables the worst result of any, as far as runs have ended."""
-    return [_worst(same) for same in zip(*tables, strict=True)]
+@frozen(kw_only=True)
+class Filled:
+    """A table with its results, and what it is about in words."""
+
+    title: str
+    grid: Grid
+    outcomes: Sequence[CellResult]
+
+
+def filled_tables(results: StudyResults) -> list[Filled]:
+    """Return each table of a study with its results."""
+    return [
+        Filled(title=block.title, grid=block.grid, outcomes=outcomes_of(results, block))
+        for block in blocks(results.plan)
+    ]
+
+
+def worst_table(results: StudyResults) -> list[Filled]:
+    """Return one table whose cells are the worst of all of them, as far as runs have ended.
+
+    Nothing for a study of one table, or of tables with other pipelines or attacks.
+    """
+    tables = filled_tables(results)
+    if len({(each.grid.defences, each.grid.attacks) for each in tables}) > 1 or len(tables) == 1:
+        return []
+    outcomes = [_worst(same) for same in zip(*(t.outcomes for t in tables), strict=True)]
+    title = f"the worst of {len(tables)} values of {' and '.join(_names(results.plan))}"
+    return [Filled(title=title, grid=tables[0].grid, outcomes=outcomes)]
+
+
+def _names(plan: Plan) -> list[str]:
+    return [other.title for other in _others(plan)]
 
 
 def _worst(same: Sequence[CellResult]) -> CellResult:
@@ -58,11 +92,6 @@ def _worst(same: Sequence[CellResult]) -> CellResult:
     if found:
         return min(found, key=lambda pair: pair[0])[1]
     return next((o for o in same if o.has_runs), same[0])
-
-
-def are_alike(tables: Sequence[Block]) -> bool:
-    """Return whether all of them have the same pipelines and attacks."""
-    return len({(b.grid.defences, b.grid.attacks) for b in tables}) == 1
 
 
 def summary_lines(results: StudyResults) -> list[str]:

@@ -34,10 +34,10 @@ from byzpy_tw.sweep.long_form import RESULTS, write_long_forms
 from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
+from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
 from byzpy_tw.sweep.scheduler import Sweep, discard
-from byzpy_tw.sweep.shown import Shown, show
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.sweep.study_results import read_results
 from byzpy_tw.text import clean, printable
@@ -102,10 +102,10 @@ def print_dry_run(
     return 0
 
 
-def print_results(study: Study, shown: Shown, *, folder: Path, file: str | None = None) -> int:
-    """Print what `shown` asks for of what is recorded below `folder`, and write its figures."""
+def print_results(study: Study, query: Query, *, folder: Path, file: str | None = None) -> int:
+    """Print what `query` asks for of what is recorded below `folder`, and write its figures."""
     _, plan = prepare(study, file)
-    for text in show(read_results(plan, folder), shown):
+    for text in show(read_results(plan, folder), query):
         print(text)
     return 0
 

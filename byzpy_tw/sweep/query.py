@@ -1,4 +1,4 @@
-"""What is recorded of a study, shown in other ways: tables, comparisons and figures.
+"""Queries of what is recorded of a study: tables, comparisons and figures.
 
 Nothing is run, and nothing is written but the figures.
 """
@@ -23,8 +23,8 @@ TABLES = {"markdown": tables.markdown, "latex": tables.latex}
 
 
 @frozen(kw_only=True)
-class Shown:
-    """What is shown of a study: any of a table, comparisons and figures, over some axes."""
+class Query:
+    """A request for any of a table, comparisons and figures, over some axes."""
 
     table: str | None = None  # of `TABLES`
     compare: str | None = None  # an axis
@@ -43,24 +43,24 @@ class Shown:
         return not (self.table or self.compare or self.figure or self.curves)
 
 
-def view_of(shown: Shown, plan: Plan) -> View:
+def view_of(query: Query, plan: Plan) -> View:
     """Return the axes of rows and columns, by default those of the page."""
     usual = default_view(plan)
-    named = (*shown.rows, *shown.columns, *_fixed(shown), *shown.worst_over)
+    named = (*query.rows, *query.columns, *_fixed(query), *query.worst_over)
     taken = {option for name in named for option in find_dimension(plan, name).options}
 
-    def left(names: tuple[str, ...]) -> tuple[str, ...]:
+    def free(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(n for n in names if not taken.intersection(find_dimension(plan, n).options))
 
     return View(
-        rows=shown.rows or left(usual.rows), columns=shown.columns or left(usual.columns),
-        fixed=_fixed(shown), worst_over=shown.worst_over,
+        rows=query.rows or free(usual.rows), columns=query.columns or free(usual.columns),
+        fixed=_fixed(query), worst_over=query.worst_over,
     )  # fmt: skip
 
 
-def _fixed(shown: Shown) -> dict[str, str]:
+def _fixed(query: Query) -> dict[str, str]:
     found = {}
-    for text in shown.fixed:
+    for text in query.fixed:
         name, sign, value = text.partition("=")
         if not sign:
             raise ConfigError(f"--fix {text!r}: an axis and its value, as in f=2")
@@ -82,33 +82,33 @@ def metric_of(results: StudyResults, name: str | None) -> Metric:
     return found[0]
 
 
-def show(results: StudyResults, shown: Shown) -> Iterator[str]:
+def show(results: StudyResults, query: Query) -> Iterator[str]:
     """Yield the texts that are to be printed, and write the figures.
 
     Raises `ConfigError` for axes, values and metrics that the study does not have.
     """
-    metric = metric_of(results, shown.metric)
-    made = pivot(results, view_of(shown, results.plan), metric, shown.kind)
+    metric = metric_of(results, query.metric)
+    made = pivot(results, view_of(query, results.plan), metric, query.kind)
     seeds = len({run.config.seed for run in results.plan.runs})
-    if shown.table is not None:
-        yield TABLES[shown.table](made, seeds, shown.statistic).rstrip("\n")
-    if shown.compare is not None:
-        yield comparisons(results, shown, metric)
-    if shown.figure is not None or shown.curves is not None:
+    if query.table is not None:
+        yield TABLES[query.table](made, seeds, query.statistic).rstrip("\n")
+    if query.compare is not None:
+        yield comparisons(results, query, metric)
+    if query.figure is not None or query.curves is not None:
         from byzpy_tw.sweep.paper_figures import write_curves, write_heat_map
 
-        if shown.figure is not None:
-            write_heat_map(made, shown.figure, seeds, shown.statistic)
-            yield f"wrote {printable(shown.figure)}"
-        if shown.curves is not None:
-            write_curves(made, shown.curves)
-            yield f"wrote {printable(shown.curves)}"
+        if query.figure is not None:
+            write_heat_map(made, query.figure, seeds, query.statistic)
+            yield f"wrote {printable(query.figure)}"
+        if query.curves is not None:
+            write_curves(made, query.curves)
+            yield f"wrote {printable(query.curves)}"
 
 
-def comparisons(results: StudyResults, shown: Shown, metric: Metric) -> str:
+def comparisons(results: StudyResults, query: Query, metric: Metric) -> str:
     """Return the paired comparisons of the values of an axis, as Markdown."""
-    found = compare(results, shown.compare or "", metric, shown.kind, _fixed(shown))
+    found = compare(results, query.compare or "", metric, query.kind, _fixed(query))
     unit = "points" if metric.is_share else metric.unit
-    what = f"{shown.kind} {metric.words}" + (f", {unit}" if unit else "")
+    what = f"{query.kind} {metric.words}" + (f", {unit}" if unit else "")
     lines = [(c.first, c.second, difference_text(metric, c.mean), words(c, metric)) for c in found]
     return tables.comparisons(lines, what).rstrip("\n")

@@ -6,11 +6,11 @@ import argparse
 
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.records.metrics import KINDS
-from byzpy_tw.sweep.shown import TABLES, Shown
+from byzpy_tw.sweep.query import TABLES, Query
 from byzpy_tw.sweep.tables import STATISTICS
 
 
-def add_shown_options(parser: argparse.ArgumentParser) -> None:
+def add_query_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "results", "with one of the first four, what is recorded is shown, and nothing is run"
     )
@@ -50,9 +50,9 @@ def add_shown_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def shown_of(chosen: argparse.Namespace) -> Shown:
+def query_of(chosen: argparse.Namespace) -> Query:
     """Return what these options ask for."""
-    return Shown(
+    return Query(
         table=chosen.table,
         compare=chosen.compare,
         figure=None if chosen.figure is None else expand_home(chosen.figure),
