@@ -260,7 +260,7 @@ class ChoiceTests(SynchronousTestCase):
         plan = study_results().plan
         browser = shown_page(self, page(StudyResults(plan), Path("lab")))
         self.assertEqual(
-            browser.evaluate("document.querySelector('.heat td').innerText"), "waiting"
+            browser.evaluate("document.querySelector('.heat td .state').innerText"), "waiting"
         )
         self.assertEqual(browser.errors, [])
 
