@@ -1,4 +1,4 @@
-"""First values from a file, frozen values from a data root, and files of trained models."""
+"""Initial values from a file, frozen values from a data root, and files of trained models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import Registration, hookimpl, models
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError, UnsuitableModel
-from byzpy_tw.records.first_values import FILE, use_first_values
-from byzpy_tw.rounds.saved_model import check_can_save, save_model
+from byzpy_tw.records.initial_values import FILE, use_initial_values
+from byzpy_tw.records.saved_model import check_can_save, save_model
 from byzpy_tw.workers.building import build_host, make_model
 from tests.support import folder
 from tests.trial_models import SPEC, Plain, Tied, named, names
@@ -76,16 +76,18 @@ class FirstValuesTests(FilesCase):
         values = self.values(FrozenLast)
         path, model, kept = self.write(values), self.model(FrozenLast), self.here / "run"
         kept.mkdir()
-        digest = use_first_values(self.config(path), model, kept, {}, keep=True)
+        digest = use_initial_values(self.config(path), model, kept, {}, keep=True)
         found = dict(models.trained_parameters(model))
         self.assertEqual(found.keys(), values.keys())
         self.assertTrue(all(torch.equal(found[name], values[name]) for name in found))
         path.unlink()
         again = self.model(FrozenLast)
-        self.assertEqual(use_first_values(self.config(path), again, kept, {"init": digest}), digest)
+        self.assertEqual(
+            use_initial_values(self.config(path), again, kept, {"init": digest}), digest
+        )
         flat = [torch.cat([p.reshape(-1) for p in m.parameters()]) for m in (model, again)]
         self.assertTrue(torch.equal(*flat))
-        self.assertIsNone(use_first_values(RunConfig(in_process=True), again, kept, {}))
+        self.assertIsNone(use_initial_values(RunConfig(in_process=True), again, kept, {}))
 
     def test_a_file_of_the_whole_model(self) -> None:
         """One that a run saved fits: with frozen values, buffers and both names of tied ones."""
@@ -95,7 +97,7 @@ class FirstValuesTests(FilesCase):
         with torch.no_grad():
             for _, leaf in models.trained_parameters(other):
                 leaf.zero_()
-        use_first_values(self.config(path), other, None, {})
+        use_initial_values(self.config(path), other, None, {})
         self.assertTrue(
             torch.equal(other.get_parameter("c.weight"), model.get_parameter("c.weight"))
         )
@@ -107,7 +109,7 @@ class FirstValuesTests(FilesCase):
             given = {key: value for key, value in values.items() if key != "c.weight"}
             path = self.write({**given, name: values["c.weight"]})
             model = self.model(FrozenLast)
-            use_first_values(self.config(path), model, None, {})
+            use_initial_values(self.config(path), model, None, {})
             self.assertTrue(torch.equal(model.get_parameter("c.weight"), values["c.weight"]))
             frozen: Any = self.model(FrozenLast).requires_grad_(False)
             whole = {
@@ -120,7 +122,7 @@ class FirstValuesTests(FilesCase):
     def refused(self, words: str, values: dict[str, Tensor], kind: Any = FrozenLast) -> None:
         path = self.write(values)
         error = self.assertRaises(
-            ConfigError, use_first_values, self.config(path), self.model(kind), None, {}
+            ConfigError, use_initial_values, self.config(path), self.model(kind), None, {}
         )
         self.assertIn(words, str(error))
         self.assertIn(str(path), str(error))
@@ -160,7 +162,7 @@ class FirstValuesTests(FilesCase):
             (saved, "torch.save wrote it: use safetensors.torch.save_file("),
         ):  # fmt: skip
             error = self.assertRaises(
-                ConfigError, use_first_values, self.config(file), self.model(Plain), None, {}
+                ConfigError, use_initial_values, self.config(file), self.model(Plain), None, {}
             )
             self.assertIn(words, str(error))
             self.assertIn(str(file), str(error))
@@ -169,23 +171,23 @@ class FirstValuesTests(FilesCase):
         """They are no substitute for what was in the folder."""
         path = self.write(self.values())
         (kept := self.here / "run").mkdir()
-        digest = use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
+        digest = use_initial_values(self.config(path), self.model(Plain), kept, {}, keep=True)
         self.write({name: value + 1 for name, value in self.values().items()})
         begun = {"init": digest}
-        use_first_values(self.config(path), self.model(Plain), kept, begun)
+        use_initial_values(self.config(path), self.model(Plain), kept, begun)
         (kept / FILE).unlink()
         error = self.assertRaises(
-            RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
+            RunDirectoryError, use_initial_values, self.config(path), self.model(Plain), kept, begun
         )
         self.assertIn("began with other values", str(error))
         path.unlink()
         error = self.assertRaises(
-            RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
+            RunDirectoryError, use_initial_values, self.config(path), self.model(Plain), kept, begun
         )
         self.assertIn(f"cannot read {kept / FILE}: No such file", str(error))
         self.write(self.values())
         # A folder of a run that came to nothing is used again.
-        use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
+        use_initial_values(self.config(path), self.model(Plain), kept, {}, keep=True)
         self.assertTrue((kept / FILE).exists())
 
 

@@ -13,7 +13,7 @@ from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.models.dropout import check_dropout, replace_dropout
 from byzpy_tw.models.statistics import check_forward_passes, use_batch_statistics
-from byzpy_tw.models.trained import trained_parameters
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.plugin_code import describe_exception
 
 Factory = Callable[..., nn.Module]

@@ -44,7 +44,7 @@ def check_aliases(model: nn.Module) -> str:
                 return (
                     f"{path} is a view of parameter {name!r} that was taken when the model "
                     "was made: a run keeps parameters in memory of its own, and the view "
-                    "would keep the first values; take it in forward()"
+                    "would keep the initial values; take it in forward()"
                 )
     return ""
 

@@ -1,4 +1,4 @@
-"""The first values of a run's parameters, where a file gives them (``--init``).
+"""The initial values of a run's parameters, where a file gives them (``--init``).
 
 They are kept in the run's folder, so that a run is resumed and verified without that file.
 """
@@ -22,13 +22,13 @@ from byzpy_tw.vectors import sha256_of
 FILE = "init.safetensors"  # in a run's folder
 
 
-def check_first_values(config: RunConfig) -> None:
+def check_initial_values(config: RunConfig) -> None:
     """Raise `ConfigError` where the file of ``--init`` is none, before a run has a folder."""
     if config.init is not None:
         models.check_value_file(absolute(config.init), ConfigError)
 
 
-def use_first_values(
+def use_initial_values(
     config: RunConfig,
     model: nn.Module,
     folder: Path | None,
@@ -53,7 +53,7 @@ def use_first_values(
     if begun and kept is not None and (kept.exists() or not given.exists()):
         path = kept
     error = RunDirectoryError if path == kept else ConfigError
-    values = models.read_first_values(model, path, error)
+    values = models.read_initial_values(model, path, error)
     digest = sha256_of(*values.values())
     if begun and recorded["init"] != digest:
         raise RunDirectoryError(
