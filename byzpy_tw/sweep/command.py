@@ -22,8 +22,8 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
-from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
+from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
@@ -118,7 +118,7 @@ def plan_of(study: Study, registry: Registry) -> Plan:
     Raises `ConfigError` and its kind for mistakes that concern all runs.
     """
     _, base = next(configurations(study))
-    base = identify_first_values(base)
+    base = identify_initial_values(base)
     if base.init_sha256 is not None:
         study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
     pre = study.values_of("pre_aggregator") or ((),)
