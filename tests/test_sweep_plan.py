@@ -183,6 +183,25 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(len(plan_of(study, load(only=())).runs), 96)
         self.assertEqual(len(checked), 4)
 
+    def test_without_effect(self) -> None:
+        """An option that only some runs use is at its default in the others, but for q."""
+        names = load(only=())
+
+        def plan_with(*axes: Axis, **options: Any) -> list[RunConfig]:
+            made = plan_of(Study(options={**PLACE, **options}, axes=axes), names)
+            return [run.config for run in made.runs]
+
+        milestones = axis("lr_milestones", (), (10, 20))
+        found = plan_with(milestones, lr_decay=0.5)
+        self.assertEqual([config.lr_decay for config in found], [0.1, 0.5])
+        self.assertEqual(found[0], RunConfig(in_process=True, seed=42))
+        found = plan_with(axis("momentum", 0.9, 0.5), axis("optimizer", "sgd", "adam"))
+        self.assertEqual([config.momentum for config in found], [0.9, 0.9, 0.5, 0.9])
+        found = plan_with(axis("aggregator", "multi-krum", "median"), q=2)
+        self.assertEqual([config.q for config in found], [2, 2])
+        with self.assertRaisesRegex(ConfigError, "--q has no use with mean, median, which takes"):
+            plan_with(axis("aggregator", "mean", "median"), q=2)
+
     def test_one_value(self) -> None:
         """A value that no run can have is an error by itself, wherever it stands."""
         for values in (("ipm", "ipm:tau"), ("ipm:tau", "ipm")):
