@@ -148,7 +148,7 @@ class RunConfig:
         "small-cnn", "the model: NAME[:key=value,...]", rule, metavar="NAME", node_field="model"
     )
     init: str | None = _training(
-        None, "a .safetensors file with the first values of the trained parameters, by name",
+        None, "a .safetensors file with the initial values of the trained parameters, by name",
         metavar="FILE", bits=False, added=True,
     )  # fmt: skip
     init_sha256: str | None = _training(

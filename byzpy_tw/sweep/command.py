@@ -21,8 +21,8 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
-from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
+from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep.blocks import summary_lines
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
@@ -33,7 +33,7 @@ from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.long_form import RESULTS, write_long_forms
 from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
+from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, run_digest
 from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
@@ -125,8 +125,9 @@ def plan_of(study: Study, registry: Registry) -> Plan:
 
     Raises `ConfigError` and its kind for mistakes that concern all runs.
     """
+    check_values(study)
     _, base = next(configurations(study))
-    base = identify_first_values(base)
+    base = identify_initial_values(base)
     if base.init_sha256 is not None:
         study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
     pre = study.values_of("pre_aggregator") or ((),)
