@@ -21,7 +21,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.records.folder import read_run
-from byzpy_tw.testing.properties import aggregator_tests
+from byzpy_tw.testing.properties import aggregator_tests, attack_tests, partition_tests
 from byzpy_tw.trainer.run import prepare_run, run_prepared
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
@@ -65,6 +65,9 @@ def rows(n: int, d: int = 40, seed: int = 0) -> torch.Tensor:
 
 RuleTests = aggregator_tests(OURS.FourthPowerKrum, f=1)
 WeiszfeldLawsTests = aggregator_tests(OURS.Weiszfeld, f=1)
+ShardsTests = partition_tests(OURS.LabelOrder)
+AlikeShardsTests = partition_tests(OURS.LabelOrder, alike=True, name="alike")
+MimicTests = attack_tests(OURS.FirstMimic)
 
 
 class BucketingTests(SynchronousTestCase):
