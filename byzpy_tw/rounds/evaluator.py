@@ -15,7 +15,7 @@ from byzpy_tw.batches import cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
+from byzpy_tw.rounds.statistics_sample import StatisticsSample
 from byzpy_tw.tasks import ACCURACY, Task
 from byzpy_tw.workers.gradients import model_provider
 from byzpy_tw.workers.loss import compute_outputs

@@ -22,13 +22,13 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.records.first_values import use_first_values
+from byzpy_tw.records.initial_values import use_initial_values
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.rounds.statistics_sample import StatisticsSample
 from byzpy_tw.tasks import ACCURACY, Metric
 from byzpy_tw.tasks.checks import explain_labels_from_one
 from byzpy_tw.tasks.task import chance_of
@@ -60,7 +60,7 @@ class Prepared:
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
-    init: str | None = None  # digest of the first values, where a file gives them
+    init: str | None = None  # digest of the initial values, where a file gives them
     data_root: Path = Path()
 
     @property
@@ -143,7 +143,7 @@ def prepare_data(
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)
     outcome.check_initial(model, who := registry.owner("model", config.model))
-    init = use_first_values(config, model, folder, recorded, keep=True)
+    init = use_initial_values(config, model, folder, recorded, keep=True)
     model = model.to(rules.aggregation.device.place)
     attack = _try_attack(config, registry, dimension)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
