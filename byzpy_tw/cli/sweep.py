@@ -114,7 +114,7 @@ def run(chosen: argparse.Namespace) -> int:
         folder=folder_of(chosen),
         jobs=chosen.jobs,
         again=chosen.again,
-        file=chosen.study,
+        file="standard input" if chosen.study == str(STANDARD_INPUT) else chosen.study,
     )
 
 

@@ -35,7 +35,7 @@ from byzpy_tw.sweep.grid import Grid, command_line, grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
+from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, run_digest
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scheduler import Sweep, discard
@@ -117,6 +117,7 @@ def plan_of(study: Study, registry: Registry) -> Plan:
 
     Raises `ConfigError` and its kind for mistakes that concern all runs.
     """
+    check_values(study)
     _, base = next(configurations(study))
     base = identify_initial_values(base)
     if base.init_sha256 is not None:
