@@ -4,6 +4,7 @@
         [--peers DIRECTORY] [--turns 2] [--no-peers]
         [--away 1]
     python benchmarks/kernels.py --once [--shapes 20x421642] [--rules median,krum,...]
+        [--threads 1]
 
 The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
 and one weighted sum, ``w @ X``, in the same run.  Times are medians, in milliseconds,
@@ -25,8 +26,9 @@ With ``--once`` each call comes after 50 milliseconds of other work, which alloc
 tensors of up to 8 MB: a rule as a script has it, not one in a loop.  By turns with it, and in the
 same way, come the floor and ``torch.mean``; medians of 30.  Geometric and coordinate-wise rules are
 compared with the floor, `mean` with ``torch.mean``.  "loop" is the ratio of the same calls in a
-loop, "cpu" that of the processor time, which programs beside it on the same cores change less, and
-"faults" the pages that one call takes from the system.
+loop, "cpu" that of the processor time, and "faults" the pages that one call takes from the system.
+With ``--threads 1`` the processor time says something also while other programs use the cores:
+torch's own threads wait for each other by spinning.
 
 Where the peers are not installed beside this package, name a directory made with
 ``pip install --no-deps --target DIRECTORY byzpy==0.1.4 byzfl==0.0.11`` and what
@@ -248,7 +250,7 @@ def report_once(n: int, d: int, args: argparse.Namespace) -> None:
             continue
         command = [
             sys.executable, __file__, "--row", name, "--once", "--shapes", f"{n}x{d}",
-            "--away", str(args.away),
+            "--away", str(args.away), "--threads", str(torch.get_num_threads()),
         ]  # fmt: skip
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(answer.stdout)
@@ -369,6 +371,7 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=1.0)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--threads", type=int, help="torch's threads (default: its own)")
     parser.add_argument("--with-memory", action="store_true")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -376,6 +379,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.peers:
         sys.path.append(args.peers)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     for shape in (args.shapes or ("20x421642" if args.once else SHAPES)).split(","):
         n, d = map(int, shape.split("x"))
         if args.memory:

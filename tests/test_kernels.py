@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -305,7 +306,8 @@ class ModerateRowsTests(SynchronousTestCase):
         """Rules that need no norms refuse and leave out the same rows as others."""
         huge = torch.randn(7, 300)
         huge[2, 5], huge[3, 5] = 2e18, -2e18
-        for rule in (Mean, Median, TrimmedMean):
+        rules: tuple[Any, ...] = (Mean, Median, TrimmedMean)
+        for rule in rules:
             self.assertRaises(TooManyRefused, rule(f=1), huge)
             left = huge[[0, 1, 4, 5, 6]]
             self.assertTrue(torch.equal(rule(f=2)(huge), rule(f=0)(left)), rule)
