@@ -35,6 +35,7 @@ from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
+from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.first_values import check_first_values
@@ -166,17 +167,20 @@ async def run_prepared(
     run: PreparedRun,
     write: Callable[[str], None],
     terminal: View | None = None,
+    launcher: Launcher | None = None,
 ) -> RunOutcome:
     """Run `run` to its end; its records are in its folder.
 
-    It is shown on `terminal`, by default in lines through `write`.  Cancelling closes the run
-    in order and then raises `CancelledError`.
+    It is shown on `terminal`, by default in lines through `write`.  Servers of ``--local`` are
+    started by `launcher`.  Cancelling closes the run in order and then raises `CancelledError`.
     """
+    launcher = launcher or Launcher()
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
     observers = Observers(registry)
     views = ViewGroup(terminal or make_line_view(config, write), [observers])
+    launcher.warn = views.warn
     keys: MutualTLS | None = None
     with suppress(BadKeys):  # it is raised below, where the run is closed in order
         keys = load_trainer_keys(config)
@@ -199,7 +203,7 @@ async def run_prepared(
             servers = LocalServers(
                 config.local, absolute(config.data_root), directory.path, config.threads,
                 reactor, views.handle, registry.disabled, config.device,
-                tuple(file.path for file in registry.files),
+                tuple(file.path for file in registry.files), launcher,
             )  # fmt: skip
             addresses = tuple[ServerAddress, ...](await servers.start())
         entries = [remote_entry(address, config, registry, reactor, keys) for address in addresses]
