@@ -20,7 +20,7 @@ _NAMES = {
     "attacks.knowledge.view": ("Knowledge",),
     "datasets": ("Dataset", "Split"),
     "plugins.shorthand": ("aggregator", "preaggregator", "pipeline", "attack"),
-    "given.function_task": ("FunctionTask",),
+    "tasks.function_task": ("FunctionTask",),
     "api": ("run", "run_async", "verify"),
 }
 _HOMES = {name: f"byzpy_tw.{module}" for module, names in _NAMES.items() for name in names}

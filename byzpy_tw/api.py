@@ -20,22 +20,24 @@ in this process, as no other one has them: in a thread, on a reactor of its own.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from attrs import frozen
 
 from byzpy_tw.config.merge import convert_option, drop_unused, find_option, merge_options
 from byzpy_tw.config.paths import expand_home, make_run_dir
 from byzpy_tw.config.run_config import LOCATIONS, RunConfig
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.validators import flag, to_tuple
-from byzpy_tw.console import say
+from byzpy_tw.console import Show, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed
-from byzpy_tw.given.options import has_objects, is_object
+from byzpy_tw.objects.options import has_objects, is_object
 from byzpy_tw.records.folder import discard_unbegun, read_run
+from byzpy_tw.records.resume_hints import resume_call
 from byzpy_tw.report.result import Result
 from byzpy_tw.text import encodable
 from byzpy_tw.trainer.child_process import run_child
@@ -44,12 +46,11 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.given.objects import GivenObjects
+    from byzpy_tw.objects.run_objects import RunObjects
     from byzpy_tw.plugins import Registry
     from byzpy_tw.trainer.run import PreparedRun
 
 Config = RunConfig | str | PathLike[str]
-Show = Callable[[str], Any]
 
 
 def run(
@@ -78,32 +79,8 @@ def run(
     """
     objects = any(is_object(name, value) for name, value in options.items())
     if objects or (resume is not None and _had_objects(expand_home(resume))):
-        return _run_here(config, resume, check, show, options)
-    given, beneath = _options(config, resume, options)
-    fresh = False
-    if resume is not None:
-        path = expand_home(resume)
-    else:
-        asked = drop_unused(RunConfig(**given), _registry_for_q(given, beneath), beneath)
-        fresh = asked.run_dir is None
-        path = make_run_dir(asked) if asked.run_dir is None else expand_home(asked.run_dir)
-        given = {**attrs.asdict(asked, recurse=False), "run_dir": str(path)}
-    try:
-        with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
-            file = Path(folder) / "options.toml"
-            # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
-            words = {k: v for k, v in given.items() if isinstance(v, str) and encodable(v) != v}
-            rest = {k: v for k, v in given.items() if k not in words}
-            file.write_text(options_to_toml(rest), encoding="utf-8")
-            arguments = ["--config", str(file), *(f"{flag(k)}={v}" for k, v in words.items())]
-            arguments += [] if resume is None else ["--resume", str(path)]
-            error = run_child(arguments, Path(folder) / "error.json", _tolerant(show), path)
-    finally:
-        if fresh and not any(path.iterdir()):
-            path.rmdir()  # nothing was begun
-    if fresh and error is not None:
-        discard_unbegun(path, error)
-    return _result(path, error, check)
+        return _run_here(_read_request(config, resume, options), check, _tolerant(show))
+    return _run_in_child(_read_options(config, resume, options), check, _tolerant(show))
 
 
 def run_async(
@@ -129,36 +106,103 @@ def run_async(
         _check_loop(reactor)
         from byzpy_tw.trainer.run import run_prepared
 
-        objects, run = _prepare(config, resume, _tolerant(show), options)
+        asked = _read_request(config, resume, options)
+        run = _prepare(asked, _tolerant(show))
         if run is None:
-            assert resume is not None
-            return _read_result(expand_home(resume), objects)
+            return asked.finished()
         ended = await run_prepared(reactor, run, _tolerant(show))
-        return _result(run.directory.path, ended.error, check, objects)
+        return _result(run.directory.path, ended.error, check, asked)
 
     return Deferred.fromCoroutine(run_here())
 
 
-def _run_here(
-    config: Config | None,
-    resume: str | PathLike[str] | None,
-    check: bool,
-    show: Show | None,
-    options: Mapping[str, Any],
-) -> Result:
-    """Train in a thread of this process, with the objects among `options`."""
+@frozen(eq=False)
+class _Request:
+    """A call's options, from its configuration and its arguments, and its objects."""
+
+    options: dict[str, Any]  # with a text for each object
+    beneath: frozenset[str] = frozenset()  # options that only the configuration gives
+    resume: Path | None = None
+    objects: RunObjects | None = None
+
+    def read(self, path: Path) -> Result:
+        """Return the result in `path` of this run, with the code that the caller gave."""
+        result = Result.read(path)
+        result.plugin, result.objects = self.options.get("plugin"), self.objects
+        return result
+
+    def finished(self) -> Result:
+        """Return the result of the run to resume, which is finished."""
+        assert self.resume is not None
+        return self.read(self.resume)
+
+    def how_to_go_on(self, path: Path) -> str:
+        """Return the call that goes on with this run, in `path`."""
+        objects = () if self.objects is None else self.objects.by_option
+        return resume_call(path, self.options.get("plugin") or (), objects)
+
+
+def _read_request(
+    config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
+) -> _Request:
+    """Return the request of a run in this process, which may be given objects."""
+    from byzpy_tw.objects.run_objects import RunObjects
+
+    objects, texts = RunObjects.split(options)
+    asked = attrs.evolve(_read_options(config, resume, texts), objects=objects)
+    if objects:
+        _check_here(objects, asked.options)
+    return asked
+
+
+def _run_in_child(asked: _Request, check: bool, tell: Show) -> Result:
+    """Train in a process of its own."""
+    fresh, options = False, asked.options
+    if asked.resume is not None:
+        path = asked.resume
+    else:
+        names = _registry_for_q(asked)
+        config = drop_unused(RunConfig(**options), names, asked.beneath)
+        fresh = config.run_dir is None
+        path = make_run_dir(config) if config.run_dir is None else expand_home(config.run_dir)
+        options = {**attrs.asdict(config, recurse=False), "run_dir": str(path)}
+    try:
+        with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
+            arguments = _child_arguments(options, asked.resume, Path(folder) / "options.toml")
+            error = run_child(arguments, Path(folder) / "error.json", tell)
+    except KeyboardInterrupt as e:
+        e.add_note(f"to go on with the run: {asked.how_to_go_on(path)}")
+        raise
+    finally:
+        if fresh and not any(path.iterdir()):
+            path.rmdir()  # nothing was begun
+    if fresh and error is not None:
+        discard_unbegun(path, error)
+    return _result(path, error, check, asked)
+
+
+def _child_arguments(options: Mapping[str, Any], resume: Path | None, file: Path) -> list[str]:
+    """Return the command line of a run with these `options`, most of which go to `file`."""
+    # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
+    words = {k: v for k, v in options.items() if isinstance(v, str) and encodable(v) != v}
+    rest = {k: v for k, v in options.items() if k not in words}
+    file.write_text(options_to_toml(rest), encoding="utf-8")
+    arguments = ["--config", str(file), *(f"{flag(k)}={v}" for k, v in words.items())]
+    return arguments if resume is None else [*arguments, "--resume", str(resume)]
+
+
+def _run_here(asked: _Request, check: bool, tell: Show) -> Result:
+    """Train in a thread of this process."""
     from byzpy_tw.output.configured_views import make_line_view
     from byzpy_tw.output.event_log import EventLog
     from byzpy_tw.output.program import logging_beside, run_of_thread
     from byzpy_tw.output.view import ViewGroup
-    from byzpy_tw.trainer.own_reactor import OwnReactor
+    from byzpy_tw.trainer.own_reactor import run_in_own_reactor
     from byzpy_tw.trainer.run import RunOutcome, run_prepared
 
-    tell = _tolerant(show)
-    objects, run = _prepare(config, resume, tell, options)
+    run = _prepare(asked, tell)
     if run is None:
-        assert resume is not None
-        return _read_result(expand_home(resume), objects)
+        return asked.finished()
     path, prepared = run.directory.path, run
 
     def work(reactor: Any, write: Show) -> Coroutine[Any, Any, RunOutcome]:
@@ -168,12 +212,11 @@ def _run_here(
 
     try:
         with logging_beside(path):
-            ended: RunOutcome = OwnReactor(work).run(tell)
+            ended: RunOutcome = run_in_own_reactor(work, tell)
     except KeyboardInterrupt as e:
-        given = ", ".join(f"{name}=..." for name in objects.by_option)
-        e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r}, {given})")
+        e.add_note(f"to go on with the run: {asked.how_to_go_on(path)}")
         raise
-    return _result(path, ended.error, check, objects)
+    return _result(path, ended.error, check, asked)
 
 
 def _had_objects(folder: Path) -> bool:
@@ -184,31 +227,24 @@ def _had_objects(folder: Path) -> bool:
         return False  # the run's process says what is wrong
 
 
-def _prepare(
-    config: Config | None,
-    resume: str | PathLike[str] | None,
-    tell: Show,
-    options: Mapping[str, Any],
-) -> tuple[GivenObjects, PreparedRun | None]:
-    """Return the objects among `options`, and the run in this process; None if it is finished."""
-    from byzpy_tw.given.objects import GivenObjects
+def _prepare(asked: _Request, tell: Show) -> PreparedRun | None:
+    """Return the run in this process; None if it is finished."""
+    from byzpy_tw.plugins.shorthand import registry
+    from byzpy_tw.records.run_registry import load_registry
     from byzpy_tw.trainer.run import prepare_resume, prepare_run
 
-    objects, texts = GivenObjects.split(options)
-    given, beneath = _options(config, resume, texts)
-    if objects:
-        _check_here(objects, given)
-    if resume is None:
-        registry = objects.add_to(_registry(given))
-        return objects, prepare_run(RunConfig(**given), registry, beneath)
-    folder = expand_home(resume)
-    objects.check_recorded(folder, read_run(folder).config)
-    return objects, prepare_resume(
-        folder, given, objects.add_to(_registry(given, folder)), tell
-    )  # fmt: skip
+    options, folder, objects = asked.options, asked.resume, asked.objects
+    if folder is not None and objects is not None:
+        recorded = read_run(folder).config
+        objects.check_recorded(folder, recorded)
+        options = {**options, **objects.texts(recorded)}
+    names = load_registry(registry, options, folder, objects)
+    if folder is None:
+        return prepare_run(RunConfig(**options), names, asked.beneath)
+    return prepare_resume(folder, options, names, tell)
 
 
-def _check_here(objects: GivenObjects, given: Mapping[str, Any]) -> None:
+def _check_here(objects: RunObjects, given: Mapping[str, Any]) -> None:
     """Raise `ConfigError` where nodes live on servers, which have no objects of this process."""
     for option in ("local", "remote_hosts"):
         if given.get(option):
@@ -240,10 +276,10 @@ def _tolerant(show: Show | None) -> Show:
     return say if show is print else show or (lambda line: None)
 
 
-def _options(
+def _read_options(
     config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], frozenset[str]]:
-    """Return all options, and the names of those that only the configuration gives."""
+) -> _Request:
+    """Return the request of a run whose `options` are no objects."""
     names = {find_option(key, spell=str).name: value for key, value in options.items()}
     given = {name: convert_option(name, value) for name, value in names.items()}
     if config is None:
@@ -263,28 +299,18 @@ def _options(
     if resume is None and not any(chosen.get(name) for name in LOCATIONS):
         given = {**given, "in_process": True}
         chosen = merge_options(given, chosen)
-    return chosen, frozenset(chosen) - set(given)
+    return _Request(chosen, frozenset(chosen) - set(given), folder)
 
 
-def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Registry | None:
+def _registry_for_q(asked: _Request) -> Registry | None:
     """Return the registry if it decides whether q is used; else torch is not imported here."""
-    rules = {"aggregator", "pre_aggregator"} & (set(given) - beneath)
-    if "q" not in beneath or given["q"] is None or not rules:
+    rules = {"aggregator", "pre_aggregator"} & (set(asked.options) - asked.beneath)
+    if "q" not in asked.beneath or asked.options["q"] is None or not rules:
         return None
-    return _registry(given)
-
-
-def _registry(given: Mapping[str, Any], resume: Path | None = None) -> Registry:
-    """Return the registry for the options `given`, or for the run to `resume` with them."""
-    from byzpy_tw.plugins.plugin_files import read_plugin_files
     from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
+    from byzpy_tw.records.run_registry import load_registry
 
-    disabled, files = given.get("disable_plugin"), given.get("plugin")
-    if resume is None:
-        return registry(*(disabled or ()), files=read_plugin_files(files or ()))
-    disabled = read_disabled_plugins(resume) if disabled is None else disabled
-    return registry(*disabled, files=read_recorded_plugin_files(resume, files))
+    return load_registry(registry, asked.options)
 
 
 def verify(
@@ -304,18 +330,17 @@ def verify(
     ``notes``.  Raises `RunDirectoryError` where the objects or the files are others, or missing.
     """
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.given.objects import GivenObjects
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
+    from byzpy_tw.objects.run_objects import RunObjects
     from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
+    from byzpy_tw.records.run_registry import load_registry
 
     folder = expand_home(run_dir)
     recorded = read_run(folder)
-    given = GivenObjects.of_record(folder, recorded.config, objects)
-    paths = None if plugin is None else to_tuple(plugin)
-    files = read_recorded_plugin_files(folder, paths, trusted=False)
-    names = given.add_to(registry(*read_disabled_plugins(folder), files=files))
+    made_of = RunObjects.of_record(folder, recorded.config, objects)
+    files = () if plugin is None else to_tuple(plugin)
+    names = load_registry(registry, {"plugin": files}, folder, made_of)
     pool = make_pool(threads or cores())
     try:
         made = Verification(recorded, names, pool, threads or cores(), data_root, tuple(nodes))
@@ -325,21 +350,12 @@ def verify(
     return made
 
 
-def _read_result(path: Path, objects: GivenObjects | None = None) -> Result:
-    """Return the result in `path` of a run of this process, with the code that the run had."""
-    result = Result.read(path)
-    result.plugin, result.given = result.config.plugin, objects
-    return result
-
-
-def _result(
-    path: Path, error: ByzpyTwError | None, check: bool, objects: GivenObjects | None = None
-) -> Result:
+def _result(path: Path, error: ByzpyTwError | None, check: bool, asked: _Request) -> Result:
     """Return the result in `path` of a run that ended with `error`, or raise `error`."""
     if error is None:
-        return _read_result(path, objects)
+        return asked.read(path)
     try:
-        result = _read_result(path, objects)
+        result = asked.read(path)
     except RunDirectoryError:
         raise error from None
     # What is there may be another run's, or of an earlier attempt at this one.
@@ -350,5 +366,5 @@ def _result(
     if its_own:
         error.add_note(f"what there is of the run: byzpy_tw.Result.read({str(path)!r})")
         if result.status in ("paused", "interrupted", "unfinished"):
-            error.add_note(f"to go on with it: byzpy_tw.run(resume={str(path)!r})")
+            error.add_note(f"to go on with it: {asked.how_to_go_on(path)}")
     raise error

@@ -24,6 +24,8 @@ from byzpy_tw.errors import ByzpyTwError, format_error, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+Show = Callable[[str], Any]  # prints a line, or hands it on
+
 UNWRITTEN = 74  # the answer could not be printed: EX_IOERR of sysexits.h
 ERROR_FILE = "BYZPY_TW_ERROR_FILE"  # environment: where a parent process reads the error
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)

@@ -47,13 +47,15 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def lock(file: IO[Any], *, wait: bool) -> bool:
+def lock(file: IO[Any], *, wait: bool, shared: bool = False) -> bool:
     """Lock `file` against other processes until it is closed; return whether it is locked.
 
-    The system releases the lock when this process ends.  Unlike filelock's, such a lock leaves
-    what the file says, so that a process that finds it taken can tell whose it is.
+    Any number of them may have a `shared` lock at a time.  The system releases a lock when its
+    process ends.  Unlike filelock's, it leaves what the file says, so that a process that finds it
+    taken can tell whose it is.
     """
     with suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
         return True
     return False

@@ -82,9 +82,9 @@ def choice(
     return _parameter(default, to_plain, one_of(*words), meanings=meanings or {}, alias=alias)
 
 
-def boolean(default: Any = attrs.NOTHING) -> Any:
+def boolean(default: Any = attrs.NOTHING, *, none: str = "") -> Any:
     """True or False."""
-    return _parameter(default, to_plain, true_or_false)
+    return _parameter(default, to_plain, true_or_false, none)
 
 
 def _parameter(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+DIGITS = 12  # of a digest that people see
+
 
 def clean(text: str, length: int = 500) -> str:
     """Return the first `length` characters of `text` as one line without control characters."""
@@ -13,9 +15,9 @@ def clean(text: str, length: int = 500) -> str:
 
 
 def clean_value(value: Any, length: int = 120) -> str:
-    """Return a value read from a file as clean text; a SHA-256 is cut to 12 digits."""
+    """Return a value read from a file as clean text; a SHA-256 is cut to `DIGITS`."""
     try:
-        text = value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+        text = value[:DIGITS] if isinstance(value, str) and len(value) == 64 else str(value)
     except (ValueError, RecursionError):  # of thousands of digits, or nested as deep
         text = f"({type(value).__name__})"
     return clean(text, length)
@@ -34,6 +36,12 @@ def encodable(text: str) -> str:
 def clip(text: str, length: int = 80) -> str:
     """Return `text`, cut to `length` characters with ``...`` at its end where it is longer."""
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def shorten(text: str, length: int = 300) -> str:
+    """Return `text` as one line of `length` characters, and ``...`` for more."""
+    words = " ".join(text.split())
+    return words if len(words) <= length else f"{words[:length]}..."
 
 
 def number_range(numbers: Iterable[int]) -> str:

@@ -49,7 +49,7 @@ BASE = (
     "--eval-interval 0 --checkpoint-interval 0 --quiet"
 )
 # Options whose default has changed, with what older trees do, which have none.
-IMPLIED = {"--batches": "draws"}
+IMPLIED = {"--batches": "draws", "--search": "exact"}
 OPTION = "option"
 KINDS = ("aggregator", "pre-aggregator", "attack", "partition", "model")
 PIXELS = "--dataset synthetic:n=500,features=256 --batch-size 8 --rounds 6"

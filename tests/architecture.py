@@ -26,13 +26,13 @@ GROUPS = (
     ("algorithms", ("algorithms",)),
     ("configuration", ("config",)),
     ("workers", ("workers",)),
-    ("plugins", ("given", "plugins")),
+    ("plugins", ("objects", "plugins")),
     ("rules", ("attacks", "preaggregators", "aggregators", "datasets", "models", "partitions",
                "optimizers", "tasks")),
     ("kernels", ("kernels",)),
-    ("ground", ("batches", "console", "log_tail", "plugin_code", "seeds", "vectors",
-                "global_random", "object_state", "parameters", "text", "files", "events",
-                "errors")),
+    ("ground", ("batches", "code_names", "console", "log_tail", "plugin_code", "seeds",
+                "user_files", "vectors", "global_random", "object_state", "parameters", "text",
+                "files", "events", "errors")),
 )  # fmt: skip
 DEPRECATED = {"", "runs"}  # the package itself, and names of 0.1
 

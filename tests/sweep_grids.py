@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.sweep.grid import Cell, Grid, SweepRun, make_grid, run_digest
+from byzpy_tw.plugins import Registry
+from byzpy_tw.sweep.command import plan_of
+from byzpy_tw.sweep.default_study import default_study
+from byzpy_tw.sweep.grid import Cell, Grid, grid_of_plan
+from byzpy_tw.sweep.plan import PlannedRun, make_plan, run_digest
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
 
 
@@ -24,10 +29,33 @@ def grid(
     seeds: tuple[int, ...] = (42,),
     **given: Any,
 ) -> Grid:
-    return make_grid(given, attacks, defences, seeds, missing_guarantee, digest)
+    return make_grid(given, attacks, defences, seeds)
 
 
-def ended(run: SweepRun, final: float | None = 0.9, **changes: Any) -> RunResult:
+def make_grid(
+    given: dict[str, Any],
+    attacks: Sequence[str],
+    defences: Sequence[str],
+    seeds: Sequence[int],
+    missing_guarantee: Callable[[RunConfig], str | None] = missing_guarantee,
+) -> Grid:
+    """Return the table of these lists, whose rules are checked by `missing_guarantee` alone."""
+    study = default_study(given, attacks, defences, seeds)
+    return grid_of_plan(make_plan(study, missing_guarantee, digest))
+
+
+def grid_of(
+    given: dict[str, Any],
+    attacks: Sequence[str],
+    defences: Sequence[str],
+    seeds: Sequence[int],
+    registry: Registry,
+) -> Grid:
+    """Return the table of these lists, as a command line without a file makes it."""
+    return grid_of_plan(plan_of(default_study(given, attacks, defences, seeds), registry))
+
+
+def ended(run: PlannedRun, final: float | None = 0.9, **changes: Any) -> RunResult:
     """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
     config = run.config
     shares = [

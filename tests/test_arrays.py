@@ -1,14 +1,8 @@
-"""A user's own arrays: read from each kind of file, and refused in one line."""
+"""A user's own arrays: read from each kind of file."""
 
 from __future__ import annotations
 
-import io
-import json
-import struct
 import warnings
-import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,68 +13,27 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.datasets import Dataset, arrays
+from byzpy_tw.datasets import arrays
 from byzpy_tw.datasets.array_files import open_arrays
 from byzpy_tw.errors import (
     BadParameter,
     ByzpyTwError,
-    DatasetUnavailable,
     UnsuitableData,
 )
+from byzpy_tw.objects.data import to_dataset
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
+from tests.array_files import (
+    WRITERS,
+    ArraysCase,
+    made,
+    write_npy,
+    write_npz,
+    write_safetensors,
+)
 from tests.support import folder, servers, train
-
-Arrays = dict[str, np.ndarray]
-
-
-def made(n: int = 40, seed: int = 0) -> Arrays:
-    """Training and test arrays of three classes."""
-    draws = np.random.default_rng(seed)
-    found: Arrays = {}
-    for part, count in (("train", n), ("test", n // 4)):
-        found[f"y_{part}"] = np.arange(count) % 3
-        noise = draws.normal(size=(count, 4)).astype(np.float32)
-        found[f"x_{part}"] = noise + 3 * np.eye(4, dtype=np.float32)[found[f"y_{part}"]]
-    return found
-
-
-def write_npz(root: Path, arrays: Arrays, name: str = "ours") -> Path:
-    np.savez_compressed(root / f"{name}.npz", **arrays)
-    return root / f"{name}.npz"
-
-
-def write_npy(root: Path, arrays: Arrays, name: str = "ours") -> Path:
-    (root / name).mkdir(parents=True, exist_ok=True)
-    for key, array in arrays.items():
-        np.save(root / name / f"{key}.npy", array)
-    return root / name
-
-
-def write_safetensors(root: Path, arrays: Arrays, name: str = "ours") -> Path:
-    save_file({k: torch.from_numpy(a) for k, a in arrays.items()}, root / f"{name}.safetensors")
-    return root / f"{name}.safetensors"
-
-
-WRITERS = (write_npz, write_npy, write_safetensors)
-
-
-class ArraysCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.root = folder(self)
-
-    def read(self, **options: Any) -> Dataset:
-        return arrays(root=self.root, name="ours", **options)
-
-    def refused(self, kind: type[ByzpyTwError], *words: str, **options: Any) -> None:
-        """Reading fails with one line that has `words`."""
-        text = str(self.assertRaises(kind, self.read, **options))
-        self.assertNotIn("\n", text)
-        self.assertLess(len(text), 700)
-        for word in words:
-            self.assertIn(word, text)
 
 
 class ReadTests(ArraysCase):
@@ -202,178 +155,6 @@ class ReadTests(ArraysCase):
         self.assertEqual(x[-1, -3:].tolist(), [0.0] * 3)
 
 
-class MistakeTests(ArraysCase):
-    """Own data that is wrong: one line with the file, and what was expected."""
-
-    def test_missing(self) -> None:
-        """No file, several, or arrays of other names."""
-        self.refused(DatasetUnavailable, "neither ours.npz nor ours.safetensors nor a folder ours/")
-        write_npz(self.root, made(), "third")
-        for name in ("third.npz", "fourth.safetensors"):
-            with self.assertRaisesRegex(DatasetUnavailable, "the ending of a file, give name="):
-                open_arrays(self.root, name)
-        write_npz(self.root, made(), "other")
-        self.refused(DatasetUnavailable, "ours/ of .npy files: put one there", "--data-root")
-        given = made()
-        given["X_train"] = given.pop("x_train")
-        for write in WRITERS:
-            place = write(self.root, given)
-            words = (
-                f"{place} has no x_train: it has X_train, x_test, y_test, y_train, expected x_tr"
-            )
-            self.refused(DatasetUnavailable, words)
-            place.rename(self.root / f"aside-{place.name}")
-        for write in WRITERS[:2]:
-            write(self.root, made())
-        self.refused(DatasetUnavailable, "has ours.npz and ours: rename all but the one to read")
-
-    def test_names(self) -> None:
-        """Nothing that could be a path."""
-        for name in ("../ours", "a/b", "/etc", ".ours", "", "a b", "x" * 65, "ours\n"):
-            error = self.assertRaises(BadParameter, arrays, root=self.root, name=name)
-            self.assertIn("and no path, got", str(error))
-        error = self.assertRaises(
-            BadParameter, registry().make, "dataset", "arrays", root=self.root
-        )
-        self.assertIn("'arrays' needs name: write arrays:name=VALUE", str(error))
-
-    def test_a_root_that_is_none(self) -> None:
-        """A file in its place."""
-        self.root = self.root / "file"
-        self.root.write_text("")
-        self.refused(DatasetUnavailable, "is a file, not a folder")
-
-    def test_damaged_npz(self) -> None:
-        """Not an archive, cut short, with wrong bytes, or encrypted."""
-        whole = write_npz(self.root, made()).read_bytes()
-        flipped = bytearray(whole)
-        flipped[len(whole) // 3] ^= 255
-        for content, words in (
-            (b"", "ours.npz is empty"),
-            (b"<!doctype html>", "is an HTML page, 15 bytes in all, expected an .npz file"),
-            (whole[:-30], f"is a zip archive cut short, {len(whole) - 30} bytes in all"),
-            (b"\x93NUMPY\1\0", "is a NumPy array, 8 bytes in all, expected an .npz file"),
-            (bytes(flipped), "ours.npz: x_train is damaged"),
-        ):
-            (self.root / "ours.npz").write_bytes(content)
-            self.refused(DatasetUnavailable, str(self.root), words)
-
-    def test_members_that_lie(self) -> None:
-        """A header that asks for terabytes takes no memory; other content is named."""
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 4)}
-        )
-        for content, words in (
-            (
-                header.getvalue() + b"abcd",
-                "its header asks for 17592186044544: 17592186044412 bytes",
-            ),
-            (b"hello", "x_train is text: 'hello', 5 bytes in all, expected a .npy file"),
-            (b"\x93NUMPY\1\0\x06\0{'a'}\n", "x_train has a damaged header: ValueError"),
-            (b"\x93NUMPY\7\0\x06\0{'a'}\n", "x_train has a damaged header"),
-        ):
-            write_npz(self.root, {k: a for k, a in made().items() if k != "x_train"})
-            with zipfile.ZipFile(self.root / "ours.npz", "a") as archive:
-                archive.writestr("x_train.npy", content)
-            self.refused(DatasetUnavailable, "ours.npz: x_train ", words)
-
-    def test_no_pickles(self) -> None:
-        """Arrays of objects are not read, since that may run code."""
-        objects = np.array([object.__name__] * 40, dtype=object)
-        for write, where in ((write_npz, "ours.npz: y_train"), (write_npy, "ours/y_train.npy")):
-            self.root = folder(self)
-            write(self.root, {**made(), "y_train": objects})
-            words = f"{where} holds Python objects, which are not read, since they may run code"
-            self.refused(DatasetUnavailable, words)
-
-    def test_no_numbers(self) -> None:
-        """Words, records, complex numbers and times."""
-        for odd in (np.array(["a"] * 40), np.zeros(40, "f4,i4"), np.zeros(40, complex),
-                    np.zeros(40, "M8[s]"), np.zeros(40, np.longdouble)):  # fmt: skip
-            write_npy(self.root, {**made(), "y_train": odd})
-            self.refused(
-                DatasetUnavailable, "ours/y_train.npy holds (40,) of", "expected numbers or"
-            )
-
-    def test_damaged_npy(self) -> None:
-        """Cut short, too long, of something else, a folder or unreadable link."""
-        file = write_npy(self.root, made()) / "x_train.npy"
-        whole = file.read_bytes()
-        for content, words in (
-            (
-                whole[:-1],
-                f"is {len(whole) - 1} bytes, its header asks for {len(whole)}: 1 byte too",
-            ),
-            (whole + b"abc", "3 bytes too many"),
-            (whole[:20], "has a damaged header"),
-            (b"PK\3\4....", "is a zip archive, 8 bytes in all, expected a .npy file"),
-            (b"", "is empty"),
-        ):
-            file.write_bytes(content)
-            self.refused(DatasetUnavailable, f"{file} ", words)
-        file.unlink()
-        file.symlink_to("nowhere")
-        self.refused(DatasetUnavailable, "is a link to nowhere, which is not there")
-        file.unlink()
-        file.mkdir()
-        self.refused(DatasetUnavailable, f"{file} is a folder")
-
-    def test_damaged_safetensors(self) -> None:
-        """Cut short, with a header that lies, of something else."""
-        file = write_safetensors(self.root, made())
-        whole = file.read_bytes()
-        header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}).encode()
-        for content, words in (
-            (whole[:-5], "is damaged (SafetensorError"),
-            (whole[:100], "is damaged (SafetensorError"),
-            (struct.pack("<Q", 2**60) + b"{}", "expected a safetensors file"),
-            (struct.pack("<Q", len(header)) + header + bytes(8), "is damaged (SafetensorError"),
-            (b"<html>", "is an HTML page, 6 bytes in all, expected a safetensors file"),
-            (b"", "is empty"),
-        ):
-            file.write_bytes(content)
-            self.refused(DatasetUnavailable, f"{file} ", words)
-        narrow = torch.zeros(40, 4).to(torch.float8_e4m3fn)
-        given = {k: torch.from_numpy(a) for k, a in made().items()}
-        save_file({**given, "x_train": narrow}, file)
-        self.refused(DatasetUnavailable, "x_train is F8_E4M3, expected one of BOOL, U8")
-
-    def test_arrays_that_do_not_fit(self) -> None:
-        """Lengths, shapes, types, labels out of range, NaN: with the place."""
-        given = made()
-        hole = given["y_train"].astype(np.float32)
-        hole[3] = np.nan
-        for change, words in (
-            ({"y_train": given["y_train"][:39]}, "x_train and y_train: 40 examples with 39 labels"),
-            ({"x_test": given["x_test"][:, :3]}, "test examples differ in shape: (4,) and (3,)"),
-            ({"x_train": given["x_train"].ravel()}, "examples are of shape (160,), expected"),
-            ({"x_train": np.zeros((40, 4), np.uint16)}, "examples are uint16, expected uint8"),
-            ({"y_train": given["y_train"] - 1}, "labels of the training data run from -1 to 1"),
-            ({"y_train": hole, "y_test": hole[:10] * 0}, "NaN or infinity in 1 of 40 examples"),
-            ({"x_train.more": given["x_train"]}, "it has x_train, x_train.more: one array, or"),
-            ({"y_test": np.array([1500] * 10)}, "up to 1500, of 40 training examples: give"),
-            ({"mean": np.zeros((2, 2))}, "mean is of shape (2, 2), expected a row of numbers"),
-            ({"std": np.zeros(4)}, "std is (0.0, 0.0, 0.0, 0.0), expected finite"),
-            ({"node_train": np.zeros(39, int)}, "participants of its examples are int64 (39,)"),
-            ({"node_train": np.zeros(40)}, "float64 (40,), expected a whole number for each"),
-        ):  # fmt: skip
-            place = write_npz(self.root, {**given, **change})
-            self.refused(UnsuitableData, f"{place}: ", words)
-        write_npz(self.root, given)
-        words = "labels of the training data run from 0 to 2, expected 0 to 1 (classes=2)"
-        self.refused(UnsuitableData, words, classes=2)
-        self.refused(UnsuitableData, "classes is -1, expected at least 1", classes=-1)
-
-    def test_told_before_a_run(self) -> None:
-        """NaN in examples is a warning, or an error with --strict."""
-        given = made()
-        given["x_train"][7, 1] = np.nan
-        write_npz(self.root, given)
-        [line] = self.read().non_finite()
-        self.assertIn("training data of 'ours' holds NaN or infinity in 1 of 40 examples", line)
-
-
 class PropertyTests(ArraysCase):
     @settings(deadline=None, max_examples=30)
     @given(
@@ -393,6 +174,25 @@ class PropertyTests(ArraysCase):
             self.assertEqual(data.train.x.numpy().dtype, x.dtype)
             self.assertTrue(np.array_equal(data.train.x.numpy(), x))
             self.assertTrue(np.array_equal(data.test.y.numpy(), bits[:2]))
+
+    @settings(deadline=None, max_examples=40)
+    @given(
+        st.sampled_from(["f2", "f4", "f8", "i1", ">i2", "i4", "i8", "u1", "u2", ">u4", "u8", "?"]),
+        st.sampled_from(["f4", "i1", "i8", "u1", "u2", ">u8", "?"]),
+        st.sampled_from([(), (1,), (3,)]),
+    )
+    def test_of_files_and_of_python(self, x_kind: str, y_kind: str, shape: tuple[int, ...]) -> None:
+        """The same arrays are the same data, in a file or as objects."""
+        bits = np.random.default_rng(0).integers(0, 2, (12, 3))
+        y = (bits[:, :1] * np.ones((1, *shape)).ravel()).reshape(12, *shape).astype(y_kind)
+        x = bits.astype(x_kind)
+        found = {"x_train": x[:9], "y_train": y[:9], "x_test": x[9:], "y_test": y[9:]}
+        write_npz(self.root, found)
+        one, other = self.read(), to_dataset(tuple(found.values()))
+        self.assertEqual(one.digest(), other.digest())
+        self.assertEqual(one.classes, other.classes)
+        unsigned = np.dtype(x_kind).kind == "u" and x.itemsize > 1
+        self.assertEqual(one.train.x.dtype == torch.int64, unsigned or x_kind == "i8")
 
     @settings(deadline=None, max_examples=60)
     @given(st.data())
@@ -428,7 +228,7 @@ SPEC = RunSpec(
 
 
 class GivenTests(ArraysCase):
-    """The participants that the data names."""
+    """The nodes that the data names."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -436,10 +236,10 @@ class GivenTests(ArraysCase):
         write_npz(self.root, {**made(), "node_train": self.nodes})
 
     def test_shards(self) -> None:
-        """Each node has the examples of one participant, in the order of their numbers."""
+        """Each node has the examples of one number, in the order of their numbers."""
         shards = make_shards(SPEC, registry(), self.read())
-        for shard, participant in zip(shards, (-2, 7, 300), strict=True):
-            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == participant).tolist())
+        for shard, number in zip(shards, (-2, 7, 300), strict=True):
+            self.assertEqual(shard.tolist(), np.flatnonzero(self.nodes == number).tolist())
             self.assertEqual(shard.dtype, np.int64)
 
     def test_another_number_of_nodes(self) -> None:
@@ -447,7 +247,7 @@ class GivenTests(ArraysCase):
         for shards in (1, 2, 4):
             spec = evolve(SPEC, shards=shards, n=shards)
             error = self.assertRaises(UnsuitableData, make_shards, spec, registry(), self.read())
-            words = f"of 3 participants, and the run has {shards} honest nodes: use --num-honest 3"
+            words = f"names 3 nodes, and the run has {shards} honest ones: use --num-honest 3"
             self.assertIn(words, str(error))
 
     def test_data_that_names_none(self) -> None:
@@ -457,7 +257,7 @@ class GivenTests(ArraysCase):
         self.assertIn("data 'ours' names none: add an array node_train", str(error))
 
     def test_part_of_the_data(self) -> None:
-        """Other participants are other data."""
+        """Other nodes are other data."""
         data = self.read()
         self.assertNotEqual(evolve(data, nodes=data.nodes.flip(0)).digest(), data.digest())
         four = (data.train.x, data.train.y, data.test.x, data.test.y)

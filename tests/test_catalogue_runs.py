@@ -70,7 +70,7 @@ class CatalogueRunsTests(TestCase):
     def test_every_partition(self) -> None:
         """A run with each partition completes, to the same bits, as do options of gradients."""
         names = [e.name for e in load().entries() if e.kind == "partition"]
-        names.remove("given")  # for data that names the participant of each example
+        names.remove("given")  # for data that names the node of each example
         options = [f"--partition {name} --batch-size 16" for name in names]
         order = "--batches epochs:keep --batch-size 350"  # of 800 examples: one batch is of 100
         options.append(f"{order} --clip-norm 0.2 --precision bfloat16 --attack sign-flip:of=own")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadRequest, WireError
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.requests import decode, encode
 from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.workers.trial_digests import TrialDigests
 from tests.server_harness import SPEC
 
 REQUESTS: list[tuple[Any, dict[bytes, bytes]]] = [
@@ -35,6 +38,13 @@ REQUESTS: list[tuple[Any, dict[bytes, bytes]]] = [
     (commands.Ping(7), {b"token": b"7"}),
     (commands.Leave(), {}),
 ]  # fmt: skip
+
+TRIAL = TrialDigests(
+    shards="1" * 64, classes="2" * 64, normalisation="3" * 64, gradient="4" * 64, loss=0.5,
+    norms=(1.0,),
+)  # fmt: skip
+OPENED = commands.OpenRunAnswer(3, "d", TRIAL, b"t", "a" * 64, "b" * 64)
+KEYS_OF_0_1 = {"shards", "classes", "normalisation", "gradient", "loss", "norms"}
 
 
 class CommandTests(SynchronousTestCase):
@@ -63,8 +73,25 @@ class CommandTests(SynchronousTestCase):
         ):
             self.assertEqual(encode(answer), box)
             self.assertEqual(decode(type(answer), box, WireError), answer)
+        self.assertEqual(decode(commands.OpenRunAnswer, encode(OPENED), WireError), OPENED)
         older: dict[str, Any] = {"count": 1, "attacks": None}
         self.assertEqual(decode(commands.SpawnNodesAnswer, older, WireError).attacks, set())
+
+    def test_digests_that_0_1_does_not_know(self) -> None:
+        """They travel beside the trial, whose keys 0.1 checks; one that sent none has none."""
+        trial = evolve(OPENED.trial, frozen="a" * 64, buffers="b" * 64)
+        found = encode(evolve(OPENED, trial=trial))
+        self.assertEqual(json.loads(found["trial"]).keys(), KEYS_OF_0_1)
+        box = commands.OpenRun.wire_command.makeResponse(found, None)
+        parsed = commands.OpenRun.wire_command.parseResponse(box, None)
+        self.assertEqual(decode(commands.OpenRunAnswer, parsed, WireError), OPENED)
+        for name in ("frozen", "buffers"):
+            older = {k: v for k, v in box.items() if k != name.encode()}
+            parsed = commands.OpenRun.wire_command.parseResponse(older, None)
+            answer = decode(commands.OpenRunAnswer, parsed, WireError)
+            self.assertEqual(answer, evolve(OPENED, **{name: None}))
+            bad = {**found, name: "no digest"}
+            self.assertRaises(WireError, decode, commands.OpenRunAnswer, bad, WireError)
 
     def test_bounds_of_hello(self) -> None:
         """A server's numbers are shown to users: none is endless, and none is NaN."""

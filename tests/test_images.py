@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.datasets import Dataset, image_folders
 from byzpy_tw.datasets import images as make_images
 from byzpy_tw.datasets.download import download_lock
-from byzpy_tw.datasets.image_folders import _Pictures, cache_folder
+from byzpy_tw.datasets.image_folders import _Pictures
+from byzpy_tw.datasets.picture_cache import USED, cache_folder
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.workers.trial_digests import GradientDigests, TrialDigests
@@ -214,10 +216,45 @@ class MistakeTests(ImagesCase):
         """Pictures take at most half of what the disk has left."""
         free = shutil.disk_usage(self.root)._replace(free=2 * 8 * 126 - 1)
         self.patch(shutil, "disk_usage", lambda _: free)
-        words = f"the pictures in {self.ours} take 0 MiB when decoded, over half of the 0 MiB that"
-        self.refused(words, "give a smaller size=N")
+        words = f"the pictures in {self.ours} take 0 MiB when decoded, and {self.cache}/byzpy-tw/"
+        self.refused(words, "may have 0 MiB, half of what", "0 are in use: give a smaller size=N")
         self.patch(shutil, "disk_usage", lambda _: free._replace(free=2 * 8 * 126))
         self.read()
+
+    def test_the_oldest_make_room(self) -> None:
+        """Sets of pictures that nobody reads are removed, the one unused longest first."""
+        place, kept, held = self.cache / "byzpy-tw/images", [], []
+        for number, size in enumerate((4, 5, 6)):
+            data = self.read(size=size)
+            kept += [path for path in place.iterdir() if path not in kept]
+            os.utime(kept[-1] / USED, (number, number))
+            held += [data] if size == 5 else []
+            del data
+        gc.collect()
+
+        def limit(room: int) -> None:
+            """Let the disk have so much left that all sets together may take `room` bytes."""
+            taken = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+            usage = shutil.disk_usage(self.root)._replace(free=2 * room - taken)
+            self.patch(shutil, "disk_usage", lambda _: usage)
+
+        def there() -> list[bool]:
+            gc.collect()
+            return [path.exists() for path in kept]
+
+        sizes = [sum(path.stat().st_size for path in each.iterdir()) for each in kept]
+        needed = 8 * 3 * 3 * 3
+        limit(sizes[1] + sizes[2] + needed)
+        self.read(size=3)
+        self.assertEqual(there(), [False, True, True])
+        shutil.rmtree(next(path for path in place.iterdir() if path not in kept))
+        limit(sizes[1] + needed - 1)
+        self.refused("are in use: give a smaller size=N", size=3)
+        self.assertEqual(there(), [False, True, True])
+        held.clear()
+        gc.collect()
+        self.read(size=3)
+        self.assertEqual(there(), [False, False, False])
 
     def test_no_place_to_decode_to(self) -> None:
         """A cache folder that cannot be made: how to name another."""

@@ -23,14 +23,25 @@ PACKAGE = Path(byzpy_tw.__file__).parent
 # until it is given its place here.
 ORDER = (
     ("", "errors", "text"),  # byzpy_tw itself: it imports nothing until a name is used
-    ("batches", "console", "events", "files", "log_tail", "plugin_code", "seeds", "vectors"),
+    (
+        "batches",
+        "code_names",
+        "console",
+        "events",
+        "files",
+        "log_tail",
+        "plugin_code",
+        "seeds",
+        "user_files",
+        "vectors",
+    ),
     ("global_random", "object_state", "parameters"),
     ("kernels",),
     ("aggregators",),
     ("preaggregators", "attacks", "datasets", "models", "partitions", "optimizers"),
     ("tasks",),
     ("plugins",),
-    ("given",),
+    ("objects",),
     ("workers",),
     ("config",),
     ("algorithms",),
@@ -236,10 +247,8 @@ class ThisTestTests(SynchronousTestCase):
 
 
 PLUGIN_FILES = "plugins.plugin_files"
-# The options of a command, of a server and of `byzpy_tw.run`; the option of a run on record.
-READERS_OF_CODE = {
-    "api", "cli.plugin_options", "cli.train", "records.resume", "sweep.command", "tap",
-}  # fmt: skip
+# The options of a run, of a command, of a sweep and of a server.
+READERS_OF_CODE = {"cli.plugin_options", "records.run_registry", "sweep.command", "tap"}
 CODE_CARRIERS = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 

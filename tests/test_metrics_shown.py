@@ -458,7 +458,7 @@ class PlacesTests(SynchronousTestCase):
         "tasks/metric.py": "the metric itself",
         "tasks/classification.py": "the task that has it",
         "tasks/next_token.py": "a metric of its own, of tokens",
-        "given/function_task.py": "the task that a loss function is",
+        "tasks/function_task.py": "the task that a loss function is",
         "records/schema.py": "entries of a release's records",
         "records/metrics.py": "records of earlier versions",
         "records/summary.py": "entries of a release's results",

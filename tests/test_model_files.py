@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, models
-from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.config.merge import drop_unused, merge_options
+from byzpy_tw.config.paths import resolve_paths
+from byzpy_tw.config.run_config import RunConfig, from_dict, options_digest
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError, UnsuitableModel
-from byzpy_tw.records.first_values import FILE, use_first_values
+from byzpy_tw.records.first_values import FILE, identify_first_values, use_first_values
+from byzpy_tw.records.resume import merge_config
 from byzpy_tw.rounds.saved_model import check_can_save, save_model
 from byzpy_tw.workers.building import build_host, make_model
 from tests.support import folder
@@ -87,6 +92,47 @@ class FirstValuesTests(FilesCase):
         self.assertTrue(torch.equal(*flat))
         self.assertIsNone(use_first_values(RunConfig(in_process=True), again, kept, {}))
 
+    def test_its_content_decides(self) -> None:
+        """The digest of the file is on record and decides `bits`; where it lies does not."""
+        path = self.write(self.values())
+        copy = self.write(self.values(), "copy")
+        one, two = (identify_first_values(self.config(each)) for each in (path, copy))
+        self.assertEqual(one.init_sha256, hashlib.sha256(path.read_bytes()).hexdigest())
+        self.assertEqual(one.bits, two.bits)
+        self.assertNotIn("init", one.result_options)
+        self.assertNotEqual(one.bits, RunConfig(in_process=True).bits)
+        self.assertEqual(from_dict(json.loads(json.dumps(one.to_dict()))).bits, one.bits)
+        self.assertEqual(resolve_paths(evolve(one, init="~/x")).init, str(Path.home() / "x"))
+        self.write({name: value + 1 for name, value in self.values().items()}, "copy")
+        for refuse in (
+            lambda: identify_first_values(evolve(one, init=str(copy))),
+            lambda: use_first_values(evolve(one, init=str(copy)), self.model(Plain), None, {}),
+        ):
+            error = self.assertRaises(ConfigError, refuse)
+            self.assertIn(f"and must have {one.init_sha256} (--init-sha256): put", str(error))
+        other = merge_options({"init": "other"}, one.to_dict())
+        self.assertIsNone(other.get("init_sha256"))
+        alone = RunConfig(in_process=True, init_sha256=one.init_sha256)
+        self.assertIn(
+            "no use without --init", str(self.assertRaises(ConfigError, drop_unused, alone))
+        )
+
+    def test_resuming(self) -> None:
+        """The file may lie elsewhere; an older record has its path among the bits, and keeps it."""
+        new = identify_first_values(self.config(self.write(self.values())))
+        moved = merge_config(new, {"init": "elsewhere"})
+        self.assertEqual((moved.init, moved.bits), ("elsewhere", new.bits))
+        for saved, init in ((new, None), (RunConfig(in_process=True), "x")):
+            error = self.assertRaises(ConfigError, merge_config, saved, {"init": init})
+            self.assertIn("would make it another run", str(error))
+        known = RunConfig(in_process=True, init="values.safetensors").to_dict()
+        del known["init_sha256"]
+        options = {**RunConfig(in_process=True).result_options, "init": "values.safetensors"}
+        old = from_dict(known)
+        self.assertEqual(old.bits, options_digest(options))
+        self.assertEqual(resolve_paths(merge_config(old, {"threads": 2})).bits, old.bits)
+        self.assertRaises(ConfigError, merge_config, old, {"init": "elsewhere"})
+
     def test_a_file_of_the_whole_model(self) -> None:
         """One that a run saved fits: with frozen values, buffers and both names of tied ones."""
         model = self.model(FrozenLast)
@@ -155,9 +201,10 @@ class FirstValuesTests(FilesCase):
         saved = self.here / "saved.pt"
         torch.save({"a": torch.ones(1)}, saved)
         for file, words in (
-            (self.here / "none.safetensors", "No such file"), (self.here, "Is a directory"),
-            (cut, "is damaged"), (text, "is no file of safetensors"),
-            (saved, "torch.save wrote it: use safetensors.torch.save_file("),
+            (self.here / "none.safetensors", "none.safetensors is not there"),
+            (self.here, "is a folder"), (cut, "is damaged"),
+            (text, "is text: 'values', 6 bytes in all, expected a safetensors file"),
+            (saved, "a zip archive"),
         ):  # fmt: skip
             error = self.assertRaises(
                 ConfigError, use_first_values, self.config(file), self.model(Plain), None, {}
@@ -182,7 +229,7 @@ class FirstValuesTests(FilesCase):
         error = self.assertRaises(
             RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
         )
-        self.assertIn(f"cannot read {kept / FILE}: No such file", str(error))
+        self.assertIn(f"{kept / FILE} is not there", str(error))
         self.write(self.values())
         # A folder of a run that came to nothing is used again.
         use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
@@ -215,7 +262,7 @@ class FrozenValuesTests(FilesCase):
         """One line each, with the file and what was expected."""
         good = self.values()
         for name, values, words in (
-            ("other", good, "backbone.safetensors: No such file"),
+            ("other", good, "backbone.safetensors is not there"),
             ("backbone", {"scale": torch.ones(16)}, "lacks 'a.bias', 'a.weight'"),
             ("backbone", {**good, "b.bias": torch.ones(7)}, "(or leave it out of the file)"),
         ):

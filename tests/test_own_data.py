@@ -21,7 +21,7 @@ class PageTests(SynchronousTestCase):
 
     @pytest.mark.slow
     def test_it_runs(self) -> None:
-        """Arrays are learnt, mapped, and cut by participant; so is text; pictures are decoded."""
+        """Arrays are learnt, mapped, and cut by node; so is text; pictures are decoded."""
         found = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
         blocks = [code for language, code in found if language == "python"]
         self.assertEqual(len(blocks), 6)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -19,9 +20,9 @@ from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
+import byzpy_tw
 from byzpy_tw import Result
 from byzpy_tw.__main__ import main
-from byzpy_tw.api import _options
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import (
@@ -35,9 +36,10 @@ from byzpy_tw.errors import (
     ServerDiffers,
     UnknownName,
 )
-from byzpy_tw.plugins import Registry, load
+from byzpy_tw.plugins import Registry, load, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
-from byzpy_tw.records.resume import read_recorded_plugin_files
+from byzpy_tw.records.resume_hints import how_to_resume
+from byzpy_tw.records.run_registry import load_registry
 from byzpy_tw.scaffold.writing import KINDS, write_single_file
 from byzpy_tw.sweep.grid import command_line
 from byzpy_tw.tap import Options, makeService
@@ -237,14 +239,12 @@ class LoadingTests(SynchronousTestCase):
         self.assertEqual(wrong.getvalue().count("\n"), 1 + wrong.getvalue().count("\nsee: "))
 
     def test_options(self) -> None:
-        """It is the same on the command line and in Python, and decides no bits."""
+        """It is kept in the configuration, and decides no bits."""
         path = plugin_file(self, NET)
         found = parse_invocation(["--in-process", "--plugin", str(path)])
         self.assertEqual(found.registry().entry("model", "net").distribution, "mine.py")
         self.assertEqual(found.configuration().plugin, (str(path),))
         self.assertIn(f"--plugin {path}", command_line(found.configuration()))
-        given, _ = _options(None, None, {"plugin": path})
-        self.assertEqual(given["plugin"], (str(path),))
         same = RunConfig(in_process=True)
         self.assertEqual(RunConfig(in_process=True, plugin=("a.py",)).bits, same.bits)
 
@@ -365,60 +365,71 @@ class RecordedRunTests(SynchronousTestCase):
         description = {"config": config.to_dict(), "plugins": {"mine.py": version_of(self.path)}}
         (self.run_dir / "config.json").write_text(json.dumps(description))
 
-    def refusal(self, given: list[str] | None, trusted: bool = True) -> str:
-        with self.assertRaises(ByzpyTwError) as caught:
-            read_recorded_plugin_files(self.run_dir, given, trusted=trusted)
-        self.assertNotIn("\n", str(caught.exception))
-        return str(caught.exception)
+    def files(self, *given: str) -> list[Path]:
+        options = {"plugin": given or None}
+        return [file.path for file in load_registry(load_and_warn, options, self.run_dir).files]
 
-    def test_resuming(self) -> None:
-        """By the path of the option, or another that is given; a copy elsewhere will do."""
-        [file] = read_recorded_plugin_files(self.run_dir, None)
-        self.assertEqual(file.path, self.path)
+    def refusal(self, *given: str) -> str:
+        error = self.assertRaises(RunDirectoryError, self.files, *given)
+        self.assertNotIn("\n", str(error))
+        return str(error)
+
+    def record(self, *places: str) -> None:
+        """Let the folder name its files so."""
+        config = json.loads((self.run_dir / "config.json").read_text())
+        config["config"]["plugin"] = places
+        (self.run_dir / "config.json").write_text(json.dumps(config))
+
+    def test_given_again(self) -> None:
+        """The file of then, or a copy elsewhere; another one will not do."""
+        self.assertEqual(self.files(str(self.path)), [self.path])
         copy = folder(self) / "mine.py"
         self.path.rename(copy)
-        self.assertIn("No such file", self.refusal(None))
-        [file] = read_recorded_plugin_files(self.run_dir, [str(copy)])
-        self.assertEqual(file.path, copy)
+        self.assertIn(
+            "No such file", str(self.assertRaises(ConfigError, self.files, str(self.path)))
+        )
+        self.assertEqual(self.files(str(copy)), [copy])
         other = plugin_file(self, RULE.format(name="other"), "other.py")
-        text = self.refusal([str(other)])
-        self.assertIn(f"was begun with --plugin mine.py ({version_of(copy)}): give", text)
+        self.assertIn(
+            f"was begun with --plugin mine.py ({version_of(copy)})", self.refusal(str(other))
+        )
+
+    def test_not_given(self) -> None:
+        """Nothing runs because a folder names it, wherever that is: one line says what to add."""
+        self.path.write_text("import hookimpl\nraise AssertionError")
+        inside = self.run_dir / "mine.py"
+        inside.write_bytes(self.path.read_bytes())
+        for place in (str(self.path), str(inside), os.path.relpath(self.path), "/a b/mine.py"):
+            self.record(place)
+            self.assertIn(f"if you trust it, add --plugin {shlex.quote(place)} (", self.refusal())
+            invocation = parse_invocation(["--resume", str(self.run_dir)])
+            self.assertRaises(RunDirectoryError, invocation.registry)
+            self.assertRaises(RunDirectoryError, byzpy_tw.verify, self.run_dir)
+        self.record("/a/one.py", "/b/two.py")
+        text = self.refusal()
+        self.assertIn("--plugin one.py (unknown), two.py (unknown), and", text)
+        self.assertIn("add --plugin /a/one.py /b/two.py", text)
 
     def test_edited_meanwhile(self) -> None:
         """Both digests, and it is not run."""
         before = version_of(self.path)
         self.path.write_text("import hookimpl\nraise AssertionError")
-        text = self.refusal(None)
+        text = self.refusal(str(self.path))
         self.assertIn(f"--plugin mine.py of {before}, and {self.path} is "
                       f"{version_of(self.path)}: put back", text)  # fmt: skip
-        invocation = parse_invocation(["--resume", str(self.run_dir)])
-        self.assertRaises(RunDirectoryError, invocation.registry)
-
-    def test_code_in_the_folder(self) -> None:
-        """A folder that was sent brings no code: neither within it, nor by a relative path."""
-        inside = self.run_dir / "mine.py"
-        inside.write_bytes(self.path.read_bytes())
-        for place in (str(inside), os.path.relpath(self.path)):
-            text = (self.run_dir / "config.json").read_text()
-            config = json.loads(text)
-            config["config"]["plugin"] = [place]
-            (self.run_dir / "config.json").write_text(json.dumps(config))
-            self.assertIn("give --plugin with the path of that file here", self.refusal(None))
-        [file] = read_recorded_plugin_files(self.run_dir, [str(inside)])
-        self.assertEqual(file.path, inside)
+        words = ["--resume", str(self.run_dir), "--plugin", str(self.path)]
+        self.assertRaises(RunDirectoryError, parse_invocation(words).registry)
 
     def test_without_a_digest(self) -> None:
         """A record that lacks it is as one of another file."""
         config = json.loads((self.run_dir / "config.json").read_text())
         del config["plugins"]
         (self.run_dir / "config.json").write_text(json.dumps(config))
-        self.assertIn("was begun with --plugin mine.py of unknown", self.refusal(None))
+        text = self.refusal(str(self.path))
+        self.assertIn("was begun with --plugin mine.py of unknown", text)
 
     def test_somebody_else_s_folder(self) -> None:
         """To verify and to read a run, the file is named by who does it."""
-        self.assertIn("give --plugin", self.refusal(None, trusted=False))
-        [file] = read_recorded_plugin_files(self.run_dir, [str(self.path)], trusted=False)
-        self.assertEqual(file.path, self.path)
         wrong = io.StringIO()
         (self.run_dir / "rounds.jsonl").touch()
         with contextlib.redirect_stderr(wrong):
@@ -429,3 +440,25 @@ class RecordedRunTests(SynchronousTestCase):
         self.assertRaises(RunDirectoryError, result.registry)
         result = Result.read(self.run_dir, plugin=str(self.path))
         self.assertEqual(result.registry().entry("model", "net").name, "net")
+
+    def test_disabled_then(self) -> None:
+        """A recorded run leaves out what it left out, however it is read; options say otherwise."""
+        write(on_path(self), "byzpy-tw-acme", "raise AssertionError", module="acme_rules")
+        config = json.loads((self.run_dir / "config.json").read_text())
+        config["config"]["disable_plugin"] = ["byzpy-tw-acme", "byzpy-tw-gone"]
+        (self.run_dir / "config.json").write_text(json.dumps(config))
+        names = Result.read(self.run_dir, plugin=str(self.path)).registry()
+        self.assertEqual(names.disabled, ("byzpy-tw-acme",))
+        words = ["--resume", str(self.run_dir), "--plugin", str(self.path)]
+        self.assertEqual(parse_invocation(words).registry().disabled, ("byzpy-tw-acme",))
+        options = {"plugin": (str(self.path),), "disable_plugin": ()}
+        self.assertEqual(load_registry(load_and_warn, options, self.run_dir).disabled, ())
+
+    def test_how_to_resume(self) -> None:
+        """The line at a run's end has the files, for they must be given again."""
+        config = RunConfig(in_process=True, plugin=("/a b/mine.py",))
+        path = Path("runs/a")
+        self.assertEqual(how_to_resume(path, config), "--resume runs/a --plugin '/a b/mine.py'")
+        given = evolve(config, model="given:name=Net,digest=0123456789ab")
+        call = "byzpy_tw.run(resume='runs/a', plugin=['/a b/mine.py'], model=...)"
+        self.assertEqual(how_to_resume(path, given), f"{call} with the same objects")

@@ -258,6 +258,15 @@ class WrongThingsTests(SynchronousTestCase):
         good = made("partition", lambda labels, n, stream: [[0, 1], torch.tensor([2])])
         self.assertEqual([s.tolist() for s in good(labels, 2, stream)], [[0, 1], [2]])
 
+        def more(labels, n, stream):
+            return [[i] for i in range(n + 1)]
+
+        more.byzantine_shards = 1
+        self.assertEqual(len(made("partition", more)(labels, 2, stream)), 3)
+        more.byzantine_shards = 2
+        with self.assertRaisesRegex(BadRuleOutput, "cut 3 shards, 4 were asked for"):
+            made("partition", more)(labels, 2, stream)
+
     def test_knowledge_that_is_none(self) -> None:
         """An attack says what it must be shown, in the words that there are."""
         with self.assertRaisesRegex(BrokenPlugin, "mine: attack 'x' declares knowledge None"):

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import byzpy_tw
 from byzpy_tw import Result, RunConfig
 from byzpy_tw.algorithms.state import State
-from byzpy_tw.api import _result
+from byzpy_tw.api import _Request, _result
 from byzpy_tw.errors import (
     BudgetExceeded,
     ConfigError,
@@ -225,13 +225,14 @@ class EndTests(SynchronousTestCase):
     def test_whose_result_it_is(self) -> None:
         """A folder's result is returned for the error that it records, and for no other."""
         path = run_folder(self, status="paused", error="2 of 4", error_code="BUDGET_EXCEEDED")
-        self.assertEqual(_result(path, BudgetExceeded("2 of 4"), False).status, "paused")
+        asked = _Request({"plugin": ("a.py",)})
+        self.assertEqual(_result(path, BudgetExceeded("2 of 4"), False, asked).status, "paused")
         over = BudgetExceeded("2 of 4")
-        error = self.assertRaises(BudgetExceeded, _result, path, over, True)
+        error = self.assertRaises(BudgetExceeded, _result, path, over, True, asked)
         self.assertIn("Result.read", error.__notes__[0])
-        self.assertIn("resume", error.__notes__[1])
-        self.assertRaises(ConfigError, _result, path, ConfigError("no"), False)
-        self.assertRaises(RunFailed, _result, folder(self), RunFailed("killed"), False)
+        self.assertIn(f"byzpy_tw.run(resume={str(path)!r}, plugin=['a.py'])", error.__notes__[1])
+        self.assertRaises(ConfigError, _result, path, ConfigError("no"), False, asked)
+        self.assertRaises(RunFailed, _result, folder(self), RunFailed("killed"), False, asked)
 
 
 def run_folder(case: Any, **result: Any) -> Path:

@@ -10,11 +10,14 @@ from functools import partial
 import attrs
 import torch
 from twisted.internet.error import ConnectionLost
-from twisted.logger import capturedLogs, formatEvent
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from byzpy_tw import Registration, hookimpl
+from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.errors import DatasetUnavailable
+from byzpy_tw.plugins import load
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.mtls import Peer
 from byzpy_tw.server.log import open_log
@@ -163,3 +166,22 @@ class ForgeryTests(ServerCase):
         for line in lines:
             tail = line.partition("event=")[2]
             self.assertFalse(tail.startswith("run-closed run=other"), line)
+
+
+class DataWarningsTests(ServerCase):
+    def test_of_its_own_data(self) -> None:
+        """The log of a server has the warnings of a dataset that it reads, once."""
+
+        class Data:
+            @hookimpl
+            def register_datasets(self) -> list[Registration]:
+                data = synthetic(n=200, classes=4, features=9)
+                told = attrs.evolve(data, name="told", warnings=("2 files are no pictures\x1b[2J",))
+                return [Registration("told", lambda: told)]
+
+        self.server._registry = load(only=(), extra={"data": Data()})
+        with capturedLogs() as logs:
+            self.trainer().open_run("one", dataset="told")
+            self.trainer().open_run("two", dataset="told")
+        told = [e for e in logs if e["log_level"] is LogLevel.warn]
+        self.assertEqual([formatEvent(e) for e in told], ["2 files are no pictures [2J"])

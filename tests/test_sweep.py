@@ -14,6 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 import attrs
+import torch
+from safetensors.torch import save_file
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
@@ -24,15 +26,15 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
-from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep.command import grid_of, jobs_for
-from byzpy_tw.sweep.grid import Cell, combine_chains, command_line, make_grid
+from byzpy_tw.sweep.command import jobs_for
+from byzpy_tw.sweep.default_study import ATTACKS, DEFENCES, SEEDS, combine_chains
+from byzpy_tw.sweep.grid import Cell, command_line
 from byzpy_tw.sweep.resolve import cache_datasets, versions
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scores import goodness
 from byzpy_tw.tasks import Classification
 from tests.support import folder
-from tests.sweep_grids import digest, ended, grid, outcome
+from tests.sweep_grids import ended, grid, grid_of, make_grid, outcome
 
 
 class GridTests(SynchronousTestCase):
@@ -78,7 +80,7 @@ class GridTests(SynchronousTestCase):
                 raise ConfigError("krum needs more")
             return "no promise" if config.aggregator == "mean" else None
 
-        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), missing_guarantee, digest)
+        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), missing_guarantee)
         self.assertEqual([c.impossible for c in made.cells], [None, "krum needs more", None])
         self.assertEqual([c.missing_guarantee for c in made.cells], ["no promise", None, None])
         self.assertEqual([len(c.runs) for c in made.cells], [1, 0, 1])
@@ -90,7 +92,7 @@ class GridTests(SynchronousTestCase):
             ("once", lambda: grid(local=2, remote_hosts=("tcp://a:1",))),
             ("Byzantine", lambda: grid(num_byz=0)),
             ("--attacks", lambda: grid(attacks=())),
-            ("2002 runs", lambda: grid(seeds=tuple(range(1001)), defences=("mean",))),
+            ("200002 runs", lambda: grid(seeds=tuple(range(100_001)), defences=("mean",))),
         ):
             with self.assertRaisesRegex(ConfigError, words):
                 make()
@@ -105,6 +107,17 @@ class GridTests(SynchronousTestCase):
             (BadParameter, ["ipm:tua=1"], ["median"]),
         ):
             self.assertRaises(error, grid_of, {}, attacks, defences, [1], load(only=()))
+
+    def test_first_values(self) -> None:
+        """The content of the file of --init decides the folder, and its path does not."""
+        here, found = folder(self), []
+        for name, value in (("a", 0.0), ("b", 0.0), ("c", 1.0)):
+            save_file({"w": torch.full((2,), value)}, path := here / f"{name}.safetensors")
+            made = grid_of({"init": str(path)}, ["none"], ["mean"], [1], load(only=()))
+            found.append(made.runs[0].folder)
+            self.assertIn(f"--init {path} ", command_line(made.runs[0].config))
+        self.assertEqual(found[0], found[1])
+        self.assertNotEqual(found[0], found[2])
 
     def test_real_conditions(self) -> None:
         """A rule that n and f rule out is a cell's matter, in the rule's own words."""
@@ -389,7 +402,7 @@ class OutcomeTests(SynchronousTestCase):
 class DefaultsTests(SynchronousTestCase):
     def test_are_a_grid(self) -> None:
         """Four by four, every cell of which can be run."""
-        made = grid_of({}, grids.ATTACKS, grids.DEFENCES, grids.SEEDS, load(only=()))
+        made = grid_of({}, ATTACKS, DEFENCES, SEEDS, load(only=()))
         self.assertEqual(len(made.runs), 16)
         self.assertEqual([cell for cell in made.cells if cell.impossible], [])
         self.assertIsInstance(made.cells[0], Cell)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
-from byzpy_tw.sweep.command import figures, grid_of
+from byzpy_tw.sweep.command import figures
 from byzpy_tw.sweep.comparison import findings
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.grid import Cell
@@ -23,7 +23,7 @@ from byzpy_tw.sweep.scores import goodness
 from byzpy_tw.sweep.text import cell_line, notes, table
 from tests.failing_plugins import heard, names
 from tests.support import folder
-from tests.sweep_grids import grid, outcome
+from tests.sweep_grids import grid, grid_of, outcome
 from tests.test_attack_calls import record
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.plugins import load
-from byzpy_tw.sweep.command import grid_of
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.impossible import explain_impossible
+from tests.sweep_grids import grid_of
 
 
 class ImpossibleTests(SynchronousTestCase):

@@ -23,11 +23,12 @@ from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import scheduler
-from byzpy_tw.sweep.command import figures, grid_of, work
+from byzpy_tw.sweep.command import figures, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.trainer.run import RunOutcome
 from tests.support import Process, folder
+from tests.sweep_grids import grid_of
 
 pytestmark = pytest.mark.slow
 

@@ -69,7 +69,8 @@ class FolderTests(SynchronousTestCase):
         old = {name: value for name, value in config.to_dict().items() if name not in added}
         before = {f.name: f.metadata["before"] for f in attrs.fields(RunConfig)
                   if "before" in f.metadata}  # fmt: skip
-        self.assertEqual(before, {"batches": "draws"})  # the default is another one
+        # The defaults are others.
+        self.assertEqual(before, {"batches": "draws", "search": "exact"})
         config = attrs.evolve(config, **before)
         self.assertEqual(from_dict(old), config)
         self.assertEqual(from_dict(old).bits, config.bits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -32,6 +32,7 @@ class Median:
     Yin et al., ICML 2018, Definition 1.
     """
 
+    coordinatewise: ClassVar[bool] = True
     f: int = integer(0)
 
     outcome = _outcome(lambda rule, points: select.median(points))
@@ -46,6 +47,7 @@ class TrimmedMean:
     Yin et al., ICML 2018, Definition 2.
     """
 
+    coordinatewise: ClassVar[bool] = True
     f: int = integer(0)
 
     outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
@@ -61,6 +63,7 @@ class MeanAroundMedian:
     ByzPy calls this the mean of medians.
     """
 
+    coordinatewise: ClassVar[bool] = True
     f: int = integer(0)
 
     outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
@@ -75,6 +78,7 @@ class Phocas:
     Xie et al., "Phocas: dimensional Byzantine-resilient SGD", 2018, Definition 7.
     """
 
+    coordinatewise: ClassVar[bool] = True
     f: int = integer(0)
 
     outcome = _outcome(
@@ -91,6 +95,7 @@ class SignMajority:
     Bernstein et al., "signSGD", ICML 2018, Algorithm 3.
     """
 
+    coordinatewise: ClassVar[bool] = True
     f: int = integer(0)
 
     outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))

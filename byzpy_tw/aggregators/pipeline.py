@@ -135,6 +135,16 @@ class Pipeline:
             and all(hasattr(rule, "matrix") for rule in self.pre)
         )
 
+    @property
+    def coordinatewise(self) -> bool:
+        """Return whether each coordinate follows from that of the rows and their inner products.
+
+        So it does where the rules before the last are geometric, and the last is coordinate-wise.
+        """
+        return getattr(self.aggregator, "coordinatewise", False) and all(
+            hasattr(rule, "matrix") for rule in self.pre
+        )
+
     def initial_center(self, state: State) -> Tensor | None:
         """Return the ``(d,)`` center that the aggregator starts from, where it remembers one."""
         return initial_center_of(self.aggregator, (state or {}).get("aggregator", {}))
@@ -155,7 +165,11 @@ class Pipeline:
                 geometric=geometric,
             )
             *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
-            return Pipeline(pre=pre, aggregator=aggregator)._run(points, context_, state).vector
+            return (
+                Pipeline(pre=pre, aggregator=aggregator)
+                .outcome_from(points, context=context_, state=state)
+                .vector
+            )
 
         return back(run_single_threaded(work))
 
@@ -165,9 +179,27 @@ class Pipeline:
         """Return the pipeline's vector and each row's weight in it, for rows known to be finite."""
 
         def work() -> Outcome:
-            return self._run(Points(matrix, center=self.initial_center(state)), context, state)
+            points = Points(matrix, center=self.initial_center(state))
+            return self.outcome_from(points, context=context, state=state)
 
         return run_single_threaded(work)
+
+    def outcome_from(
+        self, points: Points, *, context: Context | None = None, state: State = None
+    ) -> Outcome:
+        """As `outcome`, from points, in a thread where torch computes on one thread."""
+        why = self.computable(points.size)
+        if why is not None:
+            raise TooManyByzantine(why)
+        *before, last = self._stages
+        for stage in before:
+            with stage.memory(state) as memory:
+                points = stage.preaggregate(points, context, memory)
+        with last.memory(state) as memory:
+            outcome = last.aggregate(points, context, memory)
+        # Behind an opaque rule the weights are not those of the given rows.
+        opaque = any(not hasattr(rule, "matrix") for rule in self.pre)
+        return Outcome(outcome.vector) if opaque else outcome
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         """Return the ``(n,)`` float64 weights of a `geometric` pipeline, from inner products."""
@@ -232,17 +264,3 @@ class Pipeline:
                 return why
             n = stage.rows(n)
         return None
-
-    def _run(self, points: Points, context: Context | None, state: State) -> Outcome:
-        why = self.computable(points.size)
-        if why is not None:
-            raise TooManyByzantine(why)
-        *before, last = self._stages
-        for stage in before:
-            with stage.memory(state) as memory:
-                points = stage.preaggregate(points, context, memory)
-        with last.memory(state) as memory:
-            outcome = last.aggregate(points, context, memory)
-        # Behind an opaque rule the weights are not those of the given rows.
-        opaque = any(not hasattr(rule, "matrix") for rule in self.pre)
-        return Outcome(outcome.vector) if opaque else outcome

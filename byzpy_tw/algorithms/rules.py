@@ -56,6 +56,7 @@ class ResolvedRules:
                 b=config.num_byz,
                 f=f,
                 run_pipeline=lambda: self.aggregation.pipeline(f),
+                exact=None if config.search is None else config.search == "exact",
             )
         return self._attacks[f]
 

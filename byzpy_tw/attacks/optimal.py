@@ -15,7 +15,7 @@ from byzpy_tw.attacks.alie import ddof_factor, shift_vector
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import scale_vector
 from byzpy_tw.attacks.target import find_strength, is_geometric
-from byzpy_tw.parameters import NONE, integer, real
+from byzpy_tw.parameters import NONE, boolean, integer, real
 from byzpy_tw.seeds import Context
 
 T = TypeVar("T", bound="_Search")
@@ -48,6 +48,10 @@ class _Search:
         None,
         none="the run's number of Byzantine nodes, which goes before a number given here; "
         "outside a run f must be given",
+    )
+    exact: bool | None = boolean(
+        None,
+        none="the run's --search; true outside a run: all coordinates are searched, however many",
     )
     aggregator: str | None = field(default=None, metadata={NONE: "the run's aggregator"})
     pre: str | None = field(
@@ -96,8 +100,9 @@ class OptimalIPM(_Search):
 
     The pipeline is the run's own, or `aggregator` after the pre-aggregators `pre`.  It is tried
     with as many copies of the vector as there are Byzantine nodes: the context's number, else `f`.
-    A geometric pipeline is tried on inner products alone; any other needs all honest vectors.  The
-    trainer searches, and only the tau that it finds travels.
+    A geometric pipeline is tried on inner products alone; any other needs all honest vectors.  A
+    coordinate-wise rule is tried on a sample of more than 65,536 coordinates where `exact` is
+    false.  The trainer searches, and only the tau that it finds travels.
 
     References
     ----------

@@ -17,11 +17,65 @@ from byzpy_tw.aggregators.rule import State
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.line_search import line_maximize
 from byzpy_tw.attacks.moments import centered_products, direction_vector, squared_distance
+from byzpy_tw.attacks.sample import MOST_EXACT, Sample
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, NeedsContext, TooManyByzantine
 from byzpy_tw.kernels.parallel import run_single_threaded
-from byzpy_tw.kernels.points import Gram
+from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT, norm_of
+
+
+@frozen(eq=False)
+class CombinedRows:
+    """The rows of a pipeline as combinations of a few vectors, whose inner products are known.
+
+    ``frame`` has the inner products of the `h` honest rows less the mean, the mean, the attack's
+    direction and, if there is one, the center that the pipeline starts from less the mean.
+    ``points`` are combinations of these: the pipeline's rows, the center and the origin, all less
+    the mean.
+    """
+
+    h: int
+    frame: Tensor
+    points: Tensor
+
+    @classmethod
+    def of(
+        cls, known: Knowledge, copies: int, direction: str, center: Tensor | None = None
+    ) -> CombinedRows:
+        h, n = known.h, known.h + copies
+        at = direction_vector(direction, known.mean, known.std)
+        gram, others = centered_products(known.vectors, known.mean, at, center)
+        size = h + len(others)
+        frame = torch.empty(size, size, dtype=torch.float64)
+        frame[:h, :h] = gram
+        frame[h:] = others
+        frame[:h, h:] = others[:, :h].T
+        points = torch.zeros(n + 2, size, dtype=torch.float64)
+        points[:h, :h] = torch.eye(h)
+        points[n:, h] = -1.0
+        if center is not None:
+            points[n, h], points[n, h + 2] = 0.0, 1.0
+        return cls(h, frame, points)
+
+    def gram(self, of_mean: float, of_direction: float) -> Gram:
+        """Return the rows' `Gram`, where the attack's vector has these coefficients."""
+        points, h = self.points, self.h
+        points[h:-2, h], points[h:-2, h + 1] = of_mean, of_direction
+        return Gram.from_products(points @ self.frame @ points.T)
+
+    def squared_length(self, weights: Tensor) -> float:
+        """Return the squared length of the weighted sum of the rows of the last `gram`."""
+        found = weights @ self.points[:-2]
+        # The rest of the weights' sum to one is the share of the center.
+        found += (1.0 - weights.sum()) * self.points[-2]
+        return float(found @ self.frame @ found)
+
+    def norm(self, of_mean: float, of_direction: float) -> float:
+        """Return the norm of the attack's vector with these coefficients."""
+        own = torch.zeros(len(self.frame), dtype=torch.float64)
+        own[self.h], own[self.h + 1] = of_mean + 1.0, of_direction  # from the origin
+        return max(0.0, float(own @ self.frame @ own)) ** 0.5
 
 
 @frozen(eq=False, kw_only=True)
@@ -62,40 +116,41 @@ class Target:
         `coefficients` gives the attack's vector, less the mean, as multiples of the
         mean and of the attack's direction.
         """
-        known, h, n = self.known, self.known.h, self.known.h + self.copies
         center = getattr(self.pipeline, "initial_center", lambda memory: None)(self.memory)
-        # Inner products of the honest rows less the mean, the mean, the direction,
-        # and the center that the pipeline starts from less the mean.
-        at = direction_vector(direction, known.mean, known.std)
-        gram, others = centered_products(known.vectors, known.mean, at, center)
-        size = h + len(others)
-        frame = torch.empty(size, size, dtype=torch.float64)
-        frame[:h, :h] = gram
-        frame[h:] = others
-        frame[:h, h:] = others[:, :h].T
-        # Every point less the mean: the rows, then the center and the origin.
-        points = torch.zeros(n + 2, size, dtype=torch.float64)
-        points[:h, :h] = torch.eye(h)
-        points[n:, h] = -1.0
-        if center is not None:
-            points[n, h], points[n, h + 2] = 0.0, 1.0
+        rows = CombinedRows.of(self.known, self.copies, direction, center)
 
         def moved(strength: float) -> float:
-            points[h:n, h], points[h:n, h + 1] = coefficients(strength)
-            inner = Gram.from_products(points @ frame @ points.T)
-            weights = self._run(self.pipeline.weights, inner)
-            found = weights @ points[:n]
-            # The rest of the weights' sum to one is the share of the center.
-            found += (1.0 - weights.sum()) * points[n]
-            return float(found @ frame @ found)
+            weights = self._run(self.pipeline.weights, rows.gram(*coefficients(strength)))
+            return rows.squared_length(weights)
 
-        def norm(strength: float) -> float:
-            own = torch.zeros(size, dtype=torch.float64)
-            own[h], own[h + 1] = coefficients(strength)
-            own[h] += 1.0  # from the origin
-            return max(0.0, float(own @ frame @ own)) ** 0.5
+        return self._within_limits(moved, lambda strength: rows.norm(*coefficients(strength)))
 
-        return self._within_limits(moved, norm)
+    def score_from_sample(
+        self,
+        direction: str,
+        coefficients: Callable[[float], tuple[float, float]],
+        vector: Callable[[Knowledge, float], Tensor],
+    ) -> Callable[[float], float]:
+        """As `score_from_vectors`, estimated on some coordinates, for a `coordinatewise` pipeline.
+
+        The rules before the last get the inner products over all coordinates, as in
+        `score_from_products`.  `vector` gives the attack's vector from what is known of the sampled
+        coordinates.
+        """
+        known, h = self.known, self.known.h
+        rows = CombinedRows.of(known, self.copies, direction)
+        sample = Sample.of(known.vectors)
+        some = sample.restrict(known)
+        everyone = some.vectors.new_empty(h + self.copies, some.dimension)
+        everyone[:h] = some.vectors
+
+        def moved(strength: float) -> float:
+            everyone[h:] = vector(some, strength)
+            points = Points(everyone, gram=rows.gram(*coefficients(strength)))
+            found = self._run(self.pipeline.outcome_from, points).vector
+            return sample.squared_distance(found, some.mean)
+
+        return self._within_limits(moved, lambda strength: rows.norm(*coefficients(strength)))
 
     def _within_limits(
         self, moved: Callable[[float], float], norm: Callable[[float], float]
@@ -147,8 +202,15 @@ class TargetPipeline:
     def __call__(self, rows: Tensor, *, context: Context | None = None) -> Any:
         return self.pipeline(rows, context=context)
 
+    @property
+    def coordinatewise(self) -> bool:
+        return getattr(self.pipeline, "coordinatewise", False)
+
     def weights(self, gram: Gram, *, context: Context | None = None) -> Any:
         return self.pipeline.weights(gram, context=context)
+
+    def outcome_from(self, points: Points, *, context: Context | None = None) -> Any:
+        return self.pipeline.outcome_from(points, context=context)
 
 
 def find_strength(attack: Any, known: Knowledge, context: Context | None, memory: State) -> float:
@@ -172,8 +234,11 @@ def find_strength(attack: Any, known: Knowledge, context: Context | None, memory
     two_centers = bool(getattr(pipeline, "pre", ())) and hasattr(
         getattr(pipeline, "aggregator", None), "initial_center"
     )
+    coefficients = partial(attack.coefficients, known)
     if is_geometric(attack.rules) and not two_centers:
-        score = target.score_from_products(attack.direction, partial(attack.coefficients, known))
+        score = target.score_from_products(attack.direction, coefficients)
+    elif attack.exact is False and may_be_sampled(pipeline, known.dimension):
+        score = target.score_from_sample(attack.direction, coefficients, attack.at)
     else:
         score = target.score_from_vectors(partial(attack.at, known))
     options = {name: getattr(attack, name) for name in ("evals", "start", "delta", "ratio")}
@@ -184,6 +249,11 @@ def is_geometric(rules: tuple[Any, ...]) -> bool:
     """Return whether the pipeline of `rules`, once it is known, works from inner products."""
     *pre, aggregator = rules
     return not pre and getattr(aggregator, "geometric", False)
+
+
+def may_be_sampled(pipeline: Any, dimension: int) -> bool:
+    """Return whether a search may look at a sample of the coordinates."""
+    return dimension > MOST_EXACT and getattr(pipeline, "coordinatewise", False)
 
 
 def _pipeline(rules: tuple[Any, ...], context: Context | None) -> Any:

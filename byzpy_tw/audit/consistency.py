@@ -74,8 +74,11 @@ def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
         text = f"{CONFIG} has bits {clean_value(bits)}, the newest record has {clean_value(newest)}"
         problems.append(Problem("digest", text))
     left_out = {name: value for name, value in added_options().items() if name in saved}
+    unused = {name for name in left_out if getattr(run.config, name) is None}
     for name, value in {**left_out, **options}.items():
-        if name != "rounds" and saved.get(name) != value:
+        if name == "rounds" or (name in unused and name not in options):
+            continue
+        if saved.get(name) != value:
             text = (
                 f"{CONFIG} has {flag(name)} {clean_value(saved.get(name))}, the records were made "
                 f"with {flag(name)} {clean_value(value)}"

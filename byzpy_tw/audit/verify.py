@@ -39,6 +39,7 @@ from byzpy_tw.tasks import Metric
 from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.text import clean_value, join_numbers, printable
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import CPU, Device, find_equal_device, open_device
 from byzpy_tw.workers.environment import environment, probe
 
@@ -138,8 +139,7 @@ class Verification:
         if not self.nodes:
             return self.recorded.description
         check_nodes(self.nodes, self._config.num_honest)
-        partition = self.registry.make("partition", self._config.partition)
-        local = getattr(partition, "local", False)
+        local = is_local(self.registry, self._config.partition)
         return describe_site(self.recorded.description, self.nodes, local)
 
     def _check_length(self) -> None:
@@ -258,9 +258,8 @@ class Verification:
 
     def _check_local_data(self, digest: str) -> None:
         """Raise `ConfigError` where servers had data of their own, which is not here."""
-        partition = self.registry.make("partition", self._config.partition)
         theirs = self._description.get("data_digests")
-        if getattr(partition, "local", False) and isinstance(theirs, dict):
+        if isinstance(theirs, dict) and is_local(self.registry, self._config.partition):
             other = sorted(name for name, d in theirs.items() if d != digest)
             if other:
                 raise ConfigError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from byzpy_tw.cli.train import add_run_options
+from byzpy_tw.cli.run_options import add_run_options
 from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.sweep import grid
+from byzpy_tw.sweep import default_study as defaults
+from byzpy_tw.sweep.study import OPTIONS_OF_ONE_RUN
 
 HELP = "compare defences against attacks: a live table, and a page"
 # For an error about a word too many.
@@ -17,6 +18,9 @@ LISTS = (
     "--f, --partition and the like are the same in all runs: start a sweep for each value, with "
     "an --out of its own"
 )
+
+# Options that lists set, or that no sweep takes.
+_RESERVED = ("attack", "aggregator", "pre_aggregator", "seed", "in_process", *OPTIONS_OF_ONE_RUN)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -32,20 +36,20 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     axes = parser.add_argument_group("the grid")
     axes.add_argument(
-        "--attacks", nargs="+", metavar="NAME", default=list(grid.ATTACKS),
-        help=f"attacks, across (default: {' '.join(grid.ATTACKS)})",
+        "--attacks", nargs="+", metavar="NAME", default=list(defaults.ATTACKS),
+        help=f"attacks, across (default: {' '.join(defaults.ATTACKS)})",
     )  # fmt: skip
     axes.add_argument(
-        "--aggregators", nargs="+", metavar="NAME", default=list(grid.DEFENCES),
+        "--aggregators", nargs="+", metavar="NAME", default=list(defaults.DEFENCES),
         help="rules, down; also pipelines, as 'nnm | median' "
-        f"(default: {' '.join(grid.DEFENCES)})",
+        f"(default: {' '.join(defaults.DEFENCES)})",
     )  # fmt: skip
     axes.add_argument(
-        "--preaggregators", nargs="+", metavar="NAME", default=[grid.NO_PREAGGREGATOR],
+        "--preaggregators", nargs="+", metavar="NAME", default=[defaults.NO_PREAGGREGATOR],
         help="each is put before each rule; 'none' is the rule alone (default: none)",
     )  # fmt: skip
     axes.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", default=list(grid.SEEDS),
+        "--seeds", nargs="+", type=int, metavar="SEED", default=list(defaults.SEEDS),
         help="a run for each in every cell; the table has means (default: 42)",
     )  # fmt: skip
     axes.add_argument(
@@ -61,9 +65,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group(
         "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
     )
-    add_run_options(
-        lambda option: runs, {**grid.DEFAULT_OPTIONS, "f": "--num-byz"}, grid.RESERVED_OPTIONS
-    )
+    add_run_options(lambda option: runs, {**defaults.DEFAULT_OPTIONS, "f": "--num-byz"}, _RESERVED)
 
 
 def _jobs(text: str) -> int:
@@ -82,13 +84,16 @@ def run(chosen: argparse.Namespace) -> int:
         for key, value in vars(chosen).items()
         if key in OPTIONS
     }
+    study = defaults.default_study(
+        given,
+        attacks=chosen.attacks,
+        defences=defaults.combine_chains(chosen.aggregators, chosen.preaggregators),
+        seeds=chosen.seeds,
+    )
     from byzpy_tw.sweep.command import run_sweep
 
     return run_sweep(
-        given,
-        attacks=chosen.attacks,
-        defences=grid.combine_chains(chosen.aggregators, chosen.preaggregators),
-        seeds=chosen.seeds,
+        study,
         folder=expand_home(chosen.out),
         jobs=chosen.jobs,
         again=chosen.again,

@@ -12,28 +12,22 @@ import os
 import signal
 import sys
 import threading
-import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import OPTIONS, convert_option, merge_options
+from byzpy_tw.cli.run_options import CommandParser, add_run_options
+from byzpy_tw.config.merge import convert_option, merge_options
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.run_config import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_toml
-from byzpy_tw.config.validators import flag
 from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import Registry, load_and_warn
-from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.plugins.plugin_files import read_plugin_files
-from byzpy_tw.text import clip
 
 if TYPE_CHECKING:
     from byzpy_tw.processes.launcher import Launcher
@@ -43,37 +37,11 @@ _WARM_MODULES = (
     "byzpy_tw.cli.run", "byzpy_tw.tap", "byzpy_tw.server.service", "byzpy_tw.server.reload",
     "byzpy_tw.server.log", "twisted.scripts.twistd",
 )  # fmt: skip
-_NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the nearest option for a misspelt one."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        try:
-            found, unknown = self.parse_known_args(args, namespace)
-        except argparse.ArgumentError as e:
-            self.error(": ".join(part for part in (e.argument_name, e.message) if part))
-        if unknown:
-            self._refuse(unknown)
-        return found
-
-    def _refuse(self, unknown: list[str]) -> typing.NoReturn:
-        word = unknown[0].split("=")[0]
-        message = clip(f"unrecognized arguments: {' '.join(unknown)}", 200)
-        message += suggest_nearest(word, self._option_string_actions)
-        if word.endswith(".toml"):
-            message += f"; for a file of options: --config {clip(word)}"
-        self.error(message)
-
-    def error(self, message: str) -> typing.NoReturn:
-        self.exit(2, f"byzpy_tw: error: {ConfigError.code}: {message}\n"
-                     f"see: {self.prog} --help\n")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: one option for each field of `RunConfig`."""
-    made = _Parser(
+    made = CommandParser(
         prog="python -m byzpy_tw.train",
         description="Train a model across servers, some of whose nodes are Byzantine.",
         epilog="exit codes: 0 done, 1 the run failed, 2 bad usage, 3 paused (see --resume), "
@@ -104,52 +72,6 @@ def parser() -> argparse.ArgumentParser:
     groups = {key: made.add_argument_group(title) for key, title in SECTIONS.items()}
     add_run_options(lambda option: groups[option.metadata["section"]])
     return made
-
-
-def add_run_options(
-    group_of: Callable[[attrs.Attribute], Any],
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-    leave_out: Collection[str] = (),
-) -> None:
-    """Add an argument for each field of `RunConfig` to its group; `defaults` are for the help."""
-    hints = typing.get_type_hints(RunConfig)
-    for name, option in OPTIONS.items():
-        if name not in leave_out:
-            keywords = _argparse_keywords(option, hints[name], defaults.get(name, option.default))
-            group_of(option).add_argument(flag(name), **keywords)
-
-
-_METAVARS = {int: "N", float: "X"}  # how help calls the value of an option
-
-
-def _argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
-    keywords: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
-    keywords["help"] = option.metadata["help"].replace("%", "%%")
-    if default not in (None, (), False):
-        keywords["help"] += f" (default: {default})"
-    if hint is bool:
-        return {**keywords, "action": argparse.BooleanOptionalAction}
-    kinds = [k for k in typing.get_args(hint) or (hint,) if k is not type(None)]
-    name = _METAVARS.get(kinds[0]) or option.name.upper().replace("_", "-")
-    keywords["metavar"] = option.metadata["metavar"] or name
-    if option.name == "remote_hosts":
-        return keywords  # the field's converter splits it
-    if typing.get_origin(hint) is tuple:
-        kind = typing.get_args(hint)[0]
-        return {**keywords, "nargs": "+", "action": "extend", "type": _reader(kind)}
-    return {**keywords, "type": _reader(kinds[0])}
-
-
-def _reader(kind: Any) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"must be {_NUMBERS[kind]}, got {clip(text)!r}"
-            ) from None
-
-    return read
 
 
 @frozen
@@ -187,13 +109,9 @@ class Invocation:
 
     def registry(self) -> Registry:
         """Load plugins but the disabled ones, and warn of broken ones."""
-        from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
+        from byzpy_tw.records.run_registry import load_registry
 
-        disabled, files = self.options.get("disable_plugin"), self.options.get("plugin")
-        if self.resume is None:
-            return load_and_warn(disabled or (), read_plugin_files(files or ()))
-        disabled = read_disabled_plugins(self.resume) if disabled is None else disabled
-        return load_and_warn(disabled, read_recorded_plugin_files(self.resume, files))
+        return load_registry(load_and_warn, self.options, self.resume)
 
 
 def parse_invocation(arguments: Sequence[str]) -> Invocation:

@@ -73,7 +73,7 @@ def run(chosen: argparse.Namespace) -> int:
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.records.folder import read_run
-    from byzpy_tw.records.resume import read_disabled_plugins, read_recorded_plugin_files
+    from byzpy_tw.records.run_registry import load_registry
 
     def write(line: str) -> None:
         if not chosen.json:
@@ -81,10 +81,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     folder = expand_home(chosen.folder)
     recorded, threads = read_run(folder), chosen.threads or cores()
-    disabled = chosen.disable_plugin
-    # A file that the records name is not run: a folder may be somebody else's.
-    files = read_recorded_plugin_files(folder, chosen.plugin, trusted=False)
-    names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled, files)
+    names = load_registry(load_and_warn, vars(chosen), folder)
     pool = make_pool(threads)
     verification = Verification(
         recorded, names, pool, threads, chosen.data_root, nodes, _Progress(write)

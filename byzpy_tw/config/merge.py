@@ -61,10 +61,11 @@ def find_option(key: str, spell: Callable[[str], str] = toml_key) -> attrs.Attri
 
 
 def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `given` over `beneath`, without those of `beneath` that a given location rules out."""
+    """Lay `given` over `beneath`, without those of `beneath` that `given` makes useless."""
     located = [name for name in LOCATIONS if given.get(name)]
     unused = (_UNUSED_AT_LOCATION.get(location, ("", ()))[1] for location in located)
     dropped = {*(LOCATIONS if located else ()), *chain.from_iterable(unused)}
+    dropped |= {"init_sha256"} if "init" in given else set()  # it is of another file
     return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}
 
 
@@ -103,6 +104,8 @@ def _find_unused(
         yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
     if given("lr_milestones") and parse(config.lr_schedule).name != "milestones":
         yield "lr_milestones", ("lr_schedule",), f"with --lr-schedule {config.lr_schedule}"
+    if given("init_sha256") and config.init is None:
+        yield "init_sha256", ("init",), "without --init"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield "keep_checkpoints", ("checkpoint_interval",), why

@@ -37,8 +37,11 @@ def absolute(path: str | PathLike[str]) -> Path:
 
 def resolve_paths(config: RunConfig) -> RunConfig:
     """`config` with absolute paths, as a run's records hold them."""
+    by_content = config.init is not None and config.init_sha256 is not None
     return evolve(
         config,
+        # The path decides the bits of a run that is on record without the file's digest.
+        init=str(absolute(config.init)) if by_content and config.init else config.init,
         data_root=str(absolute(config.data_root)),
         keys=None if config.keys is None else str(absolute(config.keys)),
         plugin=tuple(str(absolute(file)) for file in config.plugin),

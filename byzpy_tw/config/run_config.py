@@ -8,7 +8,8 @@ Metadata of each field:
 - ``bits``: the option can change the bits of the result.  Runs whose `bits` agree end with the
   same parameters;
 - ``added``: the option came after 0.1.  At its default it is left out of `bits`, which older runs
-  have on record; at ``before``, if the default is something else than what runs did before;
+  have on record; at ``before``, if the default is something else than what runs did before, and
+  at None, where it decides nothing;
 - ``node_field``: nodes need the option, and it is this field of their `RunSpec`.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from byzpy_tw.config.combinations import check_combination
 from byzpy_tw.config.validators import (
     DEVICES,
     count_or_all,
@@ -31,6 +33,7 @@ from byzpy_tw.config.validators import (
     option,
     round_numbers,
     rule,
+    sha256_digest,
     split_addresses,
     texts,
     to_text,
@@ -38,6 +41,7 @@ from byzpy_tw.config.validators import (
 from byzpy_tw.config.validators import flag as flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
+from byzpy_tw.plugins.naming import parse
 from byzpy_tw.workers.spec import BATCHES, PRECISIONS, WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
@@ -49,6 +53,7 @@ SECTIONS = {
     "aggregation": "aggregation",
     "running": "running",
 }
+SEARCHING = ("opt-alie", "opt-ipm")  # attacks to which `RunConfig.search` applies
 LOCATIONS = ("remote_hosts", "local", "in_process")
 
 _option = partial(option, bits=True, metavar=None, node_field=None, added=False)
@@ -82,6 +87,13 @@ class RunConfig:
     attack: str = _nodes(
         "empire", "what Byzantine nodes do: NAME[:key=value,...]", rule, metavar="NAME"
     )
+    search: str | None = _nodes(
+        None,
+        "how opt-alie and opt-ipm try a strength on a coordinate-wise rule: sample, on a sample of "
+        "more than 65,536 coordinates; exact, on all; the attack's own exact=true goes before "
+        "(default: sample)",
+        optional(one_of("sample", "exact")), metavar="sample|exact", added=True, before="exact",
+    )  # fmt: skip
 
     rounds: int = _training(50, "rounds to train", integer_in(1))
     batch_size: int = _training(
@@ -137,7 +149,12 @@ class RunConfig:
     )
     init: str | None = _training(
         None, "a .safetensors file with the first values of the trained parameters, by name",
-        metavar="FILE", added=True,
+        metavar="FILE", bits=False, added=True,
+    )  # fmt: skip
+    init_sha256: str | None = _training(
+        None,
+        "SHA-256 that the file of --init must have (default: what it has when the run begins)",
+        optional(sha256_digest), metavar="HEX", added=True,
     )  # fmt: skip
 
     dataset: str = _data(
@@ -286,44 +303,13 @@ class RunConfig:
     )
 
     def __attrs_post_init__(self) -> None:
-        given = [bool(self.remote_hosts), self.local is not None, self.in_process]
-        if sum(given) != 1:
-            raise ConfigError(
-                "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
-                f"--local N, or --in-process (got {sum(given)} of them)"
-            )
-        servers = len(self.remote_hosts) or self.local or 0  # 0: the nodes are in this process
-        if servers and not 2 * self.heartbeat < self.round_timeout:
-            raise ConfigError(
-                f"--heartbeat-timeout {self.heartbeat:g} must be less than half of "
-                f"--round-timeout {self.round_timeout:g}: or a round would give up on nodes "
-                "whose server is about to be replaced"
-            )
-        if servers and self.min_servers is not None and self.min_servers > servers:
-            raise ConfigError(
-                f"--min-servers must be at most {servers}, the number of servers, got "
-                f"{self.min_servers}"
-            )
-        cap = self.max_nodes_per_server
-        if servers and cap is not None and cap * servers < self.n:
-            raise ConfigError(
-                f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
-                f"n = {self.n} nodes; use more servers or a larger cap"
-            )
         if self.batches is None:
             object.__setattr__(self, "batches", "draws" if self.replacement else "epochs")
-        if self.replacement and self.batches != "draws":
-            raise ConfigError(
-                f"--replacement has no use with --batches {self.batches}, which has each example "
-                "once an epoch: leave it out, or use --batches draws"
-            )
-        if not self.worker_momentum < 1:
-            raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")
-        if self.f >= self.n:
-            raise ConfigError(
-                f"--f {self.f} faulty nodes of n = {self.n} leaves none honest; use a smaller "
-                "--f or more nodes"
-            )
+        if not _leaves_search_open(self.attack):
+            object.__setattr__(self, "search", None)
+        elif self.search is None:
+            object.__setattr__(self, "search", "sample")
+        check_combination(self)
 
     @property
     def heartbeat(self) -> float:
@@ -362,11 +348,15 @@ class RunConfig:
     def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
         plain, left_out = self.to_dict(), added_options()
-        return {
+        found = {
             f.name: plain[f.name]
             for f in attrs.fields(RunConfig)
-            if f.metadata["bits"] and not (f.name in left_out and plain[f.name] == left_out[f.name])
+            if f.metadata["bits"]
+            and not (f.name in left_out and plain[f.name] in (left_out[f.name], None))
         }
+        # A run that is on record without the digest of its file has the path among its bits.
+        by_path = self.init is not None and self.init_sha256 is None
+        return {**found, "init": self.init} if by_path else found
 
     @property
     def optimizer_parameters(self) -> dict[str, Any]:
@@ -381,6 +371,12 @@ class RunConfig:
     def bits(self) -> str:
         """Hex digest of every option that can change the result's bits."""
         return options_digest(self.result_options)
+
+
+def _leaves_search_open(attack: str) -> bool:
+    """Return whether `attack` searches for its strength, and its text does not say how."""
+    named = parse(attack)
+    return named.name in SEARCHING and "exact" not in named.parameters
 
 
 def options_digest(options: Mapping[str, Any]) -> str:

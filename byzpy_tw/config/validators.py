@@ -90,6 +90,11 @@ def text(value: Any) -> str | None:
     return None if valid else "a string that is not empty"
 
 
+def sha256_digest(value: Any) -> str | None:
+    valid = isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+    return None if valid else "64 digits of 0-9 and a-f"
+
+
 def texts(value: Any) -> str | None:
     return "a list of strings" if any(map(text, value)) else None
 

@@ -24,18 +24,19 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.datasets.files import (
+from byzpy_tw.errors import DatasetUnavailable
+from byzpy_tw.user_files import (
     HEAD,
     FileFault,
     describe_content,
+    describe_error,
     error_reason,
     exists,
     open_regular,
+    open_safetensors,
     path_fault,
     size_fault,
 )
-from byzpy_tw.datasets.obtain import one_line
-from byzpy_tw.errors import DatasetUnavailable
 
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python has the name from 3.13 on
 _HEADERS: Mapping[tuple[int, int], Callable[[BinaryIO], Any]] = {
@@ -112,7 +113,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             archive = zipfile.ZipFile(file)
         except Exception as e:  # parsers of zip archives raise anything
-            raise FileFault(f"is damaged: {one_line(e)}") from e
+            raise FileFault(f"is damaged: {describe_error(e)}") from e
         with archive:
             yield archive
 
@@ -131,7 +132,7 @@ def _read_member(path: Path, member: str) -> Tensor:
             "does not fit in memory: save it as a folder of .npy files, which are mapped"
         ) from e
     except Exception as e:
-        raise FileFault(f"is damaged: {one_line(e)}") from e
+        raise FileFault(f"is damaged: {describe_error(e)}") from e
 
 
 # -- folders of .npy
@@ -190,7 +191,7 @@ class NpyHeader:
             version = np.lib.format.read_magic(file)
             shape, fortran, dtype = _HEADERS[version](file)
         except Exception as e:  # such as of a header that is no Python literal
-            raise FileFault(f"has a damaged header: {one_line(e)}") from e
+            raise FileFault(f"has a damaged header: {describe_error(e)}") from e
         if dtype.hasobject:
             raise FileFault(
                 "holds Python objects, which are not read, since they may run code: save numbers "
@@ -212,18 +213,9 @@ class NpyHeader:
 
 
 def _open_safetensors(path: Path) -> ArrayFiles:
-    from safetensors import SafetensorError, safe_open
-
+    with open_safetensors(path, "np"):  # which checks the header, and maps nothing else
+        pass
     with open_regular(path) as file:
-        head = file.read(HEAD)
-        try:
-            with safe_open(str(path), framework="np"):  # checks the header, and maps nothing else
-                pass
-        except SafetensorError as e:
-            size = os.fstat(file.fileno()).st_size
-            what = describe_content(head) or f"damaged ({one_line(e)})"
-            raise FileFault(f"is {what}, {size} bytes in all, expected a safetensors file") from e
-        file.seek(0)
         (length,) = struct.unpack("<Q", file.read(8))
         tensors = json.loads(file.read(length))
     tensors.pop("__metadata__", None)

@@ -14,8 +14,15 @@ from attrs import frozen
 from byzpy_tw.datasets import download
 from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
-from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, exists, open_regular
-from byzpy_tw.datasets.obtain import FileReport, obtain_splits, one_line, read_by_torchvision
+from byzpy_tw.datasets.obtain import FileReport, obtain_splits, read_by_torchvision
+from byzpy_tw.user_files import (
+    HEAD,
+    FileFault,
+    describe_content,
+    describe_error,
+    exists,
+    open_regular,
+)
 
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 _ARCHIVE = "cifar-10-python.tar.gz"
@@ -72,7 +79,7 @@ class _CifarFiles:
             if name not in missing and (fault := _describe_mismatch(self.folder / name, md5))
         ]
         if not missing and not damaged:
-            damaged = [f"{self.folder}: {one_line(e)}"]
+            damaged = [f"{self.folder}: {describe_error(e)}"]
         archive, remarks = self.root / _ARCHIVE, []
         if exists(archive):
             fault = _describe_mismatch(archive, CIFAR10.tgz_md5)

@@ -68,11 +68,13 @@ class Dataset:
     ``NAME:key=value,...``, where it is not classification.  The test data may be empty: then
     nothing can be evaluated.
 
-    ``nodes`` holds the participant of each training example, ``(N,)`` whole numbers, for the
+    ``nodes`` holds the node of each training example, ``(N,)`` whole numbers, for the
     partition `given`.  ``class_names`` may tell what each class is called: places that train on
     data of their own then compare them.  ``mapped`` says that the tensors are files mapped into
     memory, of which a system keeps what it has room for.  ``warnings`` are lines that a run tells
-    before round 0, and ``--strict`` refuses.  Raises `UnsuitableData` for unfit data.
+    before round 0, and ``--strict`` refuses; a server has those of its own data in its log.
+
+    Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -98,10 +100,10 @@ class Dataset:
         self._check_alike("examples", self.train.x, self.test.x, dtypes=False)
         if not len(self.train):
             raise self._unsuitable("no training examples")
+        self._check_targets()
         if self.classes is not None:
             self._check_labels(self.classes)
         self._check_alike("targets", self.train.y, self.test.y, dtypes=True)
-        self._check_targets()
         if self.task is not None and not isinstance(self.task, str):
             raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         if self.nodes is not None:
@@ -161,14 +163,15 @@ class Dataset:
                 if len(bad):
                     raise self._unsuitable(
                         f"targets{name} of the {what} data hold NaN or infinity in {len(bad)} of "
-                        f"{len(split)} examples, first in example {bad[0]}"
+                        f"{len(split)} examples, first in example {bad[0]}: leave them out, or "
+                        "fill them in"
                     )
 
     def _check_nodes(self, nodes: Tensor) -> None:
         whole = not nodes.is_floating_point() and nodes.dtype != torch.bool
         if nodes.shape != (len(self.train),) or not whole:
             raise self._unsuitable(
-                f"the participants of its examples are {type_name(nodes.dtype)} "
+                f"the nodes of its examples are {type_name(nodes.dtype)} "
                 f"{tuple(nodes.shape)}, expected a whole number for each of {len(self.train)} "
                 "training examples"
             )
@@ -290,20 +293,21 @@ class Dataset:
         floats = x.to(torch.float32, copy=True)
         if x.dtype == torch.uint8:
             floats.div_(255)
-        mean, std = self._shaped(x.ndim)
-        return floats.sub_(mean.to(floats.device)).div_(std.to(floats.device))
+        mean, std = self._shaped_for(floats)
+        return floats.sub_(mean).div_(std)
 
-    def _shaped(self, dimensions: int) -> tuple[Tensor, Tensor]:
-        """``mean`` and ``std`` for examples of so many `dimensions`."""
-        known = self._by_dimensions.get(dimensions)
+    def _shaped_for(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``mean`` and ``std`` for examples with as many dimensions as `x`, on its device."""
+        kind = (x.ndim, x.device)
+        known = self._shaped.get(kind)
         if known is None:
-            shape = (1, -1, *(1,) * (dimensions - 2)) if dimensions > 1 else (-1,)
-            mean, std = (v.reshape(shape) for v in self._per_channel)
-            known = self._by_dimensions[dimensions] = (mean, std)
+            shape = (1, -1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (-1,)
+            mean, std = (v.reshape(shape).to(x.device) for v in self._per_channel)
+            known = self._shaped[kind] = (mean, std)
         return known
 
     @cached_property
-    def _by_dimensions(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _shaped(self) -> dict[tuple[int, torch.device], tuple[Tensor, Tensor]]:
         return {}
 
     def digest(self) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.datasets.core import Dataset, Split
-from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regular, size_fault
 from byzpy_tw.errors import UnsuitableData
+from byzpy_tw.user_files import HEAD, FileFault, describe_content, open_regular, size_fault
 
 UINT8 = 0x08  # IDX type code
 _TYPES = {8: "uint8", 9: "int8", 0xB: "int16", 0xC: "int32", 0xD: "float32", 0xE: "float64"}

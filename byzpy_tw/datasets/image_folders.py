@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -22,20 +23,21 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.datasets.array_files import open_arrays
-from byzpy_tw.datasets.arrays import check_name
 from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.download import download_lock
-from byzpy_tw.datasets.files import (
+from byzpy_tw.datasets.picture_cache import cache_folder, hold, make_room
+from byzpy_tw.errors import BadParameter, DatasetUnavailable
+from byzpy_tw.user_files import (
     HEAD,
     FileFault,
+    check_name,
     describe_content,
+    describe_error,
     error_reason,
     open_regular,
     path_fault,
 )
-from byzpy_tw.datasets.obtain import one_line
-from byzpy_tw.errors import BadParameter, DatasetUnavailable
 
 _LARGEST = 4096  # pixels of a side, of pictures that are scaled
 _BILINEAR = 2  # of Pillow's ways to scale, with antialiasing
@@ -68,7 +70,7 @@ def images(
         listed = {part: pictures.list_part(part) for part in ("train", "test")}
         classes = sorted({label for label, _ in listed["train"]})
         _check_classes(pictures.folder, classes, listed["test"])
-        decoded = pictures.map_decoded(
+        decoded, held = pictures.map_decoded(
             {part: [p for _, p in found] for part, found in listed.items()}
         )
     except FileFault as fault:
@@ -77,10 +79,13 @@ def images(
         Split(decoded[part], torch.tensor([classes.index(label) for label, _ in found]).long())
         for part, found in listed.items()
     )
-    return Dataset(
+    data = Dataset(
         name, train, test, len(classes),
         mean=(mean,), std=(std,), mapped=True, class_names=tuple(classes), augment=augment,
     )  # fmt: skip
+    if held is not None:
+        weakref.finalize(data, held.close)
+    return data
 
 
 def _check_classes(folder: Path, classes: list[str], test: list[tuple[str, Path]]) -> None:
@@ -90,16 +95,6 @@ def _check_classes(folder: Path, classes: list[str], test: list[tuple[str, Path]
             f"{folder / 'test'} has {', '.join(unknown[:5])}, and {folder / 'train'} has no folder "
             f"of that name: expected test pictures of {', '.join(classes[:5])}"
         )
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again, by the XDG base directory specification."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        folder = Path(given) if os.path.isabs(given) else Path("~/.cache").expanduser()
-    except RuntimeError as e:
-        raise FileFault("decoded pictures need a folder: set XDG_CACHE_HOME to one") from e
-    return folder / "byzpy-tw"
 
 
 @frozen
@@ -140,17 +135,16 @@ class _Pictures:
             )
         return found
 
-    def map_decoded(self, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
-        """Return the pictures of each part as ``(N, channels, height, width)`` bytes."""
+    def map_decoded(
+        self, paths: dict[str, list[Path]]
+    ) -> tuple[dict[str, Tensor], IO[bytes] | None]:
+        """Return the pictures of each part as ``(N, channels, height, width)`` bytes.
+
+        The cache keeps them for as long as the file is open that is returned, too.
+        """
         key, cache = self._key(paths), cache_folder() / "images"
         try:
-            if not (cache / key).is_dir():
-                with download_lock(cache, key) as lock:
-                    try:
-                        if not (cache / key).is_dir():
-                            self._decode(paths, cache, key)
-                    finally:
-                        lock.remove()
+            held = self._hold(paths, cache, key)
         except OSError as e:
             raise DatasetUnavailable(
                 f"the pictures in {self.folder} cannot be decoded into {cache}: "
@@ -158,7 +152,19 @@ class _Pictures:
                 "to a folder that can be written to, with room for them"
             ) from e
         arrays = open_arrays(cache, key)
-        return {part: arrays.read(part) for part in paths}
+        return {part: arrays.read(part) for part in paths}, held
+
+    def _hold(self, paths: dict[str, list[Path]], cache: Path, key: str) -> IO[bytes] | None:
+        """Decode the pictures where no process has, and keep them from being removed."""
+        while True:
+            with suppress(FileNotFoundError):
+                return hold(cache / key)
+            with download_lock(cache, key) as lock:
+                try:
+                    if not (cache / key).is_dir():
+                        self._decode(paths, cache, key)
+                finally:
+                    lock.remove()
 
     def _key(self, paths: dict[str, list[Path]]) -> str:
         import PIL
@@ -189,7 +195,9 @@ class _Pictures:
                     for number, (path, picture) in enumerate(self._pictures(found)):
                         if first is None:
                             first = path, picture.shape
-                            self._check_room(cache, count * picture.nbytes)
+                            make_room(
+                                cache, count * picture.nbytes, f"the pictures in {self.folder}"
+                            )
                         self._check_size(path, picture.shape, *first)
                         if not number:
                             _write_header(out, (len(found), *picture.shape))
@@ -199,19 +207,6 @@ class _Pictures:
             unfinished.rename(cache / key)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-    def _check_room(self, cache: Path, needed: int) -> None:
-        """Raise `FileFault` where pictures would take over half of the room that is left.
-
-        A trainer elsewhere chooses `size`, and may choose another one each time.
-        """
-        free = shutil.disk_usage(cache).free
-        if needed > free / 2:
-            raise FileFault(
-                f"the pictures in {self.folder} take {needed / 2**20:,.0f} MiB when decoded, over "
-                f"half of the {free / 2**20:,.0f} MiB that {cache} has left: give a smaller "
-                "size=N, or set the environment's XDG_CACHE_HOME to a folder with more room"
-            )
 
     def _check_size(
         self, path: Path, shape: tuple[int, ...], other: Path, wanted: tuple[int, ...]
@@ -250,7 +245,7 @@ class _Pictures:
                 what = describe_content(head) or "damaged, or of a format that Pillow cannot read"
                 raise FileFault(f"is {what}, expected a picture") from None
             except Exception as e:  # Pillow raises anything
-                raise FileFault(f"is damaged: {one_line(e)}") from e
+                raise FileFault(f"is damaged: {describe_error(e)}") from e
         if self.size:
             found = scale_and_cut(found, self.size)
         pixels = np.array(found)

@@ -15,10 +15,17 @@ from torch import Tensor
 from byzpy_tw.datasets import download
 from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
-from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, exists, open_regular
 from byzpy_tw.datasets.idx import read_idx
-from byzpy_tw.datasets.obtain import FileReport, obtain_splits, one_line, read_by_torchvision
+from byzpy_tw.datasets.obtain import FileReport, obtain_splits, read_by_torchvision
 from byzpy_tw.datasets.shipped import MEAN, STD
+from byzpy_tw.user_files import (
+    HEAD,
+    FileFault,
+    describe_content,
+    describe_error,
+    exists,
+    open_regular,
+)
 
 _SIDE, _CLASSES = 28, 10
 _PARTS = tuple(
@@ -104,7 +111,7 @@ class _IdxFiles:
                 if (fault := _describe_non_zip(folder / name))
             ]
             names = " or ".join(_LEGACY)
-            return FileReport(None, faults or [f"{folder}/{names} is damaged: {one_line(e)}"])
+            return FileReport(None, faults or [f"{folder}/{names} is damaged: {describe_error(e)}"])
         return FileReport((train, test))
 
     def _misplaced(self, missing: Sequence[str]) -> list[str]:

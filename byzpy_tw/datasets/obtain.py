@@ -19,8 +19,8 @@ from attrs import frozen
 
 from byzpy_tw.datasets.core import Split
 from byzpy_tw.datasets.download import DownloadLock, download_lock, forbidden
-from byzpy_tw.datasets.files import error_reason, path_fault
 from byzpy_tw.errors import DatasetUnavailable
+from byzpy_tw.user_files import error_reason, path_fault
 
 
 @frozen
@@ -142,8 +142,3 @@ def read_by_torchvision(source: str, root: Path) -> tuple[Any, Any]:
 
     make = getattr(datasets, source)
     return make(root, train=True), make(root, train=False)
-
-
-def one_line(e: Exception) -> str:
-    """Return `e` with its type in one line of at most 160 characters."""
-    return f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]

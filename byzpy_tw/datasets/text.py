@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from byzpy_tw.datasets.arrays import check_name
 from byzpy_tw.datasets.core import Dataset, Split
-from byzpy_tw.datasets.files import FileFault, error_reason, exists, open_regular
 from byzpy_tw.errors import BadParameter, DatasetUnavailable
+from byzpy_tw.user_files import FileFault, check_name, error_reason, exists, open_regular
 
 TOKENS = 256
 _LONGEST = 2**16  # bytes of a sequence

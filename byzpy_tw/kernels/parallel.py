@@ -33,21 +33,31 @@ _COLUMN_MULTIPLE = 1024  # columns: a tile is a whole number of times that
 _MIN_TILE = 1 << 14
 
 
-def pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
+def pool(
+    threads: int, name: str = "byzpy_tw", begin: Callable[[], Any] | None = None
+) -> ThreadPoolExecutor:
     """Return a pool of `threads` threads, in which torch computes on one thread each.
 
-    The number of torch threads of other threads is unchanged.
+    Each thread calls `begin` first.  The number of torch threads of other threads is unchanged.
     """
-    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_limit_to_one_thread)
+
+    def prepare() -> None:
+        _limit_to_one_thread()
+        if begin is not None:
+            begin()
+
+    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=prepare)
 
 
-def prestarted_pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
+def prestarted_pool(
+    threads: int, name: str = "byzpy_tw", begin: Callable[[], Any] | None = None
+) -> ThreadPoolExecutor:
     """As `pool`, with all of its threads started at once.
 
     An executor starts a thread when a job finds the others busy, which may be after an
     hour: the number of threads of a long-lived process would change without a reason.
     """
-    executor, together = pool(threads, name), threading.Barrier(threads)
+    executor, together = pool(threads, name, begin), threading.Barrier(threads)
 
     def ended(start: Future[int]) -> None:
         if start.cancelled():  # the executor is shut down already: no other thread will come

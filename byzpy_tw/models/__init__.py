@@ -26,7 +26,7 @@ from byzpy_tw.models.trained import (
     trained_parameters,
 )
 from byzpy_tw.models.transformers import gpt_nano, vit
-from byzpy_tw.models.value_files import (
+from byzpy_tw.models.weight_files import (
     check_value_file,
     load_values,
     read_first_values,

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from byzpy_tw.errors import BadParameter, UnsuitableModel
 from byzpy_tw.models.shapes import suggest_layout
-from byzpy_tw.models.value_files import load_values
+from byzpy_tw.models.weight_files import load_values
 from byzpy_tw.plugin_code import describe_exception
 
 # Their second outputs, for training alone, are left out.

@@ -124,6 +124,9 @@ def logging_beside(folder: Path) -> Iterator[None]:
 
     A process that does nothing with it would keep all events, and through them whole runs: it is
     given an end, that prints critical ones as before, but for those of this package.
+
+    Of several runs each has the lines of its own threads: its reactor's and its pool's.  A thread
+    that other code starts works for no run that is known here: its lines are in the logs of all.
     """
     with _begin_lock:
         if getattr(globalLogBeginner, "_temporaryObserver", None) is not None:

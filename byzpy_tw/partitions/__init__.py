@@ -3,11 +3,11 @@
 A partition is called with the ``(N, *shape)`` targets, the number of shards and a random stream,
 and returns one int64 index array a shard, none of them empty.  Equal arguments give equal shards.
 Of several targets it gets the one called ``label``, else the first by name.  One with the
-attribute ``by_node = True`` gets the participant of each example in their place.
+attribute ``by_node = True`` gets the node of each example in their place.
 """
 
 from byzpy_tw.partitions.builtin import (
-    ByParticipant,
+    ByNode,
     Dirichlet,
     Extreme,
     Gamma,
@@ -19,7 +19,7 @@ from byzpy_tw.partitions.builtin import (
 
 __all__ = [
     "BUILTIN",
-    "ByParticipant",
+    "ByNode",
     "Dirichlet",
     "Extreme",
     "Gamma",
@@ -38,5 +38,5 @@ BUILTIN = (
     ("dirichlet", Dirichlet, ()),
     ("shards", Shards, ()),
     ("local", Local, ()),
-    ("given", ByParticipant, ()),
+    ("given", ByNode, ()),
 )

@@ -78,21 +78,21 @@ class Local:
 
 
 @frozen(kw_only=True)
-class ByParticipant:
-    """Node i has the examples of the i-th participant that the data names, by number.
+class ByNode:
+    """Node i has the examples of the i-th node that the data names, by number.
 
-    ``by_node`` tells the run to hand the participant of each example in the place of targets.
+    ``by_node`` tells the run to hand the node of each example in the place of targets.
     """
 
     by_node = True
 
     def __call__(self, nodes: Targets, shards: int, stream: np.random.Generator) -> Indices:
         found = nodes.numpy(force=True) if isinstance(nodes, Tensor) else np.asarray(nodes)
-        participants, numbers = np.unique(found, return_inverse=True)
-        if len(participants) != shards:
+        named, numbers = np.unique(found, return_inverse=True)
+        if len(named) != shards:
             raise UnsuitableData(
-                f"partition 'given': the data is of {len(participants)} participants, and the run "
-                f"has {shards} honest nodes: use --num-honest {len(participants)}"
+                f"partition 'given': the data names {len(named)} nodes, and the run "
+                f"has {shards} honest ones: use --num-honest {len(named)}"
             )
         ends = np.cumsum(np.bincount(numbers))[:-1]
         return np.split(np.argsort(numbers, kind="stable").astype(np.int64), ends)

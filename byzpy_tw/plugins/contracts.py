@@ -180,8 +180,9 @@ class PluginPartition:
         seed = int(copy.deepcopy(stream).integers(2**62))
         with plugin_call(self.who), global_random.temporary_seed(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
-        if len(found) != shards:
-            raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")
+        wanted = shards + int(getattr(self.made, "byzantine_shards", 0))
+        if len(found) != wanted:
+            raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {wanted} were asked for")
         for i, shard in enumerate(found):
             if shard.ndim != 1 or (len(shard) and shard.dtype.kind not in "iu"):
                 raise BadRuleOutput(

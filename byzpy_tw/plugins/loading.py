@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 import pluggy
-from attrs import frozen
+from attrs import field, frozen
 
 import byzpy_tw
 from byzpy_tw.errors import (
@@ -58,43 +58,16 @@ def load(
     not imported, and raise `UnknownName` where they are not installed.  `extra` adds plugin objects
     by name, for tests and notebooks, and raises their errors; so do `files`, which it runs.
     """
-    from byzpy_tw.plugins import builtins  # which imports torch
-
-    manager = _Manager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    names: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
-    distributions: dict[str, str] = {}
-    broken: list[BrokenDistribution] = []
-
-    def take(source: _Source, entries: list[Entry]) -> None:
-        distributions[source.distribution] = source.version
-        for entry in entries:
-            _enter(names[entry.kind], entry)
-
-    own = _Source(manager, OWN_DISTRIBUTION, byzpy_tw.__version__, OWN_DISTRIBUTION)
-    take(own, own.offered(builtins, f"{OWN_DISTRIBUTION}:builtins"))
+    loader = _Loader()
+    loader.take_built_ins()
     left_out = check_disabled(disabled)
-    points = [point for point in installed_points(only) if point[0] not in left_out]
-    for (distribution, version), group in groupby(points, key=lambda point: point[:2]):
-        source = _Source(manager, distribution, version, f"{distribution} {version}")
-        try:
-            entries = source.imported([point for _, _, point in group])
-        except BrokenPlugin as e:
-            why = e.fields.get("why", str(e))
-            broken.append(BrokenDistribution(distribution, version, why))
-        else:
-            take(source, entries)
-    for file in files:
-        who = f"--plugin {printable(file.given)}"
-        source = _Source(manager, file.name, file.version, who, named_seed=False)
-        source.check_name_is_free(file, distributions)
-        take(source, source.run(file))
+    loader.take_installed(only, left_out)
+    loader.take_files(files)
     for name, plugin in (extra or {}).items():
-        source = _Source(manager, name, "0", name)
-        take(source, source.offered(plugin, name))
-
-    known, left = dict(sorted(distributions.items())), tuple(broken)
-    return Registry(manager, names, known, left, left_out, tuple(files))
+        source = _Source(loader.manager, name, "0", name)
+        loader.take(source, source.offered(plugin, name))
+    known, broken = dict(sorted(loader.distributions.items())), tuple(loader.broken)
+    return Registry(loader.manager, loader.names, known, broken, left_out, tuple(files))
 
 
 def load_and_warn(disabled: Collection[str] = (), files: Sequence[PluginFile] = ()) -> Registry:
@@ -116,6 +89,53 @@ class _Manager(pluggy.PluginManager):
             if name in _HOOKS:
                 raise
             return None  # a property of the plugin's own is no hook
+
+
+def _new_manager() -> _Manager:
+    manager = _Manager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+@frozen(eq=False)
+class _Loader:
+    """The names that are known so far, by kind, and the distributions that they are of."""
+
+    manager: _Manager = field(factory=_new_manager)
+    names: dict[str, dict[str, Entry]] = field(factory=lambda: {kind: {} for kind in KINDS})
+    distributions: dict[str, str] = field(factory=dict)
+    broken: list[BrokenDistribution] = field(factory=list)
+
+    def take(self, source: _Source, entries: list[Entry]) -> None:
+        """Add `entries`; raises `DuplicateName`."""
+        self.distributions[source.distribution] = source.version
+        for entry in entries:
+            _enter(self.names[entry.kind], entry)
+
+    def take_built_ins(self) -> None:
+        from byzpy_tw.plugins import builtins  # which imports torch
+
+        own = _Source(self.manager, OWN_DISTRIBUTION, byzpy_tw.__version__, OWN_DISTRIBUTION)
+        self.take(own, own.offered(builtins, f"{OWN_DISTRIBUTION}:builtins"))
+
+    def take_installed(self, only: Collection[str] | None, left_out: Collection[str]) -> None:
+        points = [point for point in installed_points(only) if point[0] not in left_out]
+        for (distribution, version), group in groupby(points, key=lambda point: point[:2]):
+            source = _Source(self.manager, distribution, version, f"{distribution} {version}")
+            try:
+                entries = source.imported([point for _, _, point in group])
+            except BrokenPlugin as e:
+                why = e.fields.get("why", str(e))
+                self.broken.append(BrokenDistribution(distribution, version, why))
+            else:
+                self.take(source, entries)
+
+    def take_files(self, files: Sequence[PluginFile]) -> None:
+        for file in files:
+            who = f"--plugin {printable(file.given)}"
+            source = _Source(self.manager, file.name, file.version, who, named_seed=False)
+            source.check_name_is_free(file, self.distributions)
+            self.take(source, source.run(file))
 
 
 @frozen(eq=False)

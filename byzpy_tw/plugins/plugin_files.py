@@ -19,9 +19,8 @@ from attrs import field, frozen
 
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.plugins.distributions import canonical_name
-from byzpy_tw.text import clip, printable
+from byzpy_tw.text import DIGITS, clip, printable
 
-DIGITS = 12  # of a digest, in a version
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}\.py")
 _MOST_BYTES = 2**22
 _MODULES = "byzpy_tw_file_"  # the names of modules begin so

@@ -15,7 +15,7 @@ from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownNam
 from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest, suggest_task
 from byzpy_tw.plugins.plugin_files import PluginFile
-from byzpy_tw.plugins.plugin_objects import GIVEN, object_of
+from byzpy_tw.plugins.recorded_object import OBJECT, object_of
 from byzpy_tw.plugins.signatures import (
     RESERVED,
     Parameter,
@@ -72,6 +72,7 @@ class Entry:
     # Whether random numbers drawn while it is made depend on its name: not those of a file or an
     # object, which are the same code under any name.
     named_seed: bool = True
+    is_object: bool = False  # whether it makes the objects of a run, which come from Python
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -84,7 +85,7 @@ class Entry:
 
     def name_of(self, named: ParsedName) -> str:
         """Return the name for messages: of an object from Python, that of its code."""
-        return named.parameters.get("name", GIVEN) if self.distribution == GIVEN else self.name
+        return named.parameters.get("name", self.name) if self.is_object else self.name
 
 
 @frozen
@@ -181,9 +182,11 @@ class Registry:
 
     def _entry_of(self, kind: str, named: ParsedName) -> Entry:
         """The entry of `named`, else an error: also for an object that is not here."""
-        known = self.names[kind].get(named.name)
-        if object_of(named) is None or (known is not None and known.distribution == GIVEN):
+        if object_of(named) is None:
             return self.entry(kind, named.name)
+        known = self.names[kind].get(OBJECT)
+        if known is not None and known.is_object:
+            return known
         raise UnknownName(
             f"the {kind} was the object {clip(named.parameters['name'])} from Python, which no "
             "name stands for: go on from Python with the same objects, by byzpy_tw.run(resume=DIR, "
@@ -204,7 +207,7 @@ class Registry:
         named = parse(text)
         entry = self._entry_of(kind, named)
         source = f" of {entry.distribution} {entry.version}" if entry.foreign else ""
-        return f"{kind} {entry.name_of(named)!r}{source * (entry.distribution != GIVEN)}"
+        return f"{kind} {entry.name_of(named)!r}{source * (not entry.is_object)}"
 
 
 def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
@@ -220,7 +223,7 @@ def _is_about_a_value(
     """Return whether a factory's `e` may be about a value that it was given."""
     if isinstance(e, ByzpyTwError):
         return type(e) is BadParameter
-    if (named.parameters and entry.distribution != GIVEN) or not entry.foreign:
+    if (named.parameters and not entry.is_object) or not entry.foreign:
         return True
     if isinstance(e, ValueError):  # a model's and a task's come from the data, such as classes
         return bool(arguments) or entry.kind in ("model", "task")

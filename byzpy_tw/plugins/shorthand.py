@@ -22,7 +22,7 @@ from byzpy_tw.text import clip
 
 
 @cache
-def registry(*disabled: str, files: tuple[PluginFile, ...] = ()) -> Registry:
+def registry(disabled: tuple[str, ...] = (), files: tuple[PluginFile, ...] = ()) -> Registry:
     """The registry of this process, with these `files` and without `disabled` distributions.
 
     Warns of broken ones.
@@ -61,14 +61,16 @@ def build_attack(
     b: int,
     f: int,
     run_pipeline: Callable[[], Pipeline] | None = None,
+    exact: bool | None = None,
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
     With `run_pipeline`, on the trainer, an attack on rules is aimed at those that it names, or at
     the run's own.  Servers need not have them: the trainer finds the attack's ``strength``, which
-    travels.  Raises `BadParameter` where the attack makes no sense for these numbers.
+    travels.  `exact` is the run's own for an attack that searches, if its text has none.  Raises
+    `BadParameter` where the attack makes no sense for these numbers.
     """
-    made = names.make("attack", text, f=f)
+    made = names.make("attack", text, f=f, exact=exact)
     if hasattr(made, "check"):
         with plugin_call(names.owner("attack", text)):
             made.check(n=n, b=b)

@@ -27,7 +27,7 @@ from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
 from byzpy_tw.protocol.requests import COMMANDS as COMMANDS
 from byzpy_tw.protocol.requests import CommandRequest, command, wire
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
-from byzpy_tw.workers.trial_digests import TrialDigests
+from byzpy_tw.workers.trial_digests import OPTIONAL_HEX, TrialDigests
 
 # Increased when the commands or the frames change incompatibly.
 PROTOCOL = 2
@@ -105,12 +105,18 @@ class Hello(CommandRequest[HelloAnswer]):
 
 @frozen
 class OpenRunAnswer:
-    """The number of parameters, digests of all that a run's bits depend on, a stream's ticket."""
+    """The number of parameters, digests of all that a run's bits depend on, a stream's ticket.
+
+    ``frozen`` and ``buffers`` are those of the trial, which a trainer of 0.1 would refuse there;
+    arguments that it does not know it passes over.
+    """
 
     dimension: int = wire(amp.Integer(), validator=[ge(1), lt(2**40)])
     digest: str = wire(amp.Unicode())  # of the data
     trial: TrialDigests = wire(amp.Unicode(), TrialDigests.to_json, TrialDigests.from_json)
     ticket: bytes = wire(amp.String())
+    frozen: str | None = wire(amp.Unicode(optional=True), validator=OPTIONAL_HEX, default=None)
+    buffers: str | None = wire(amp.Unicode(optional=True), validator=OPTIONAL_HEX, default=None)
 
 
 @command(OpenRunAnswer)

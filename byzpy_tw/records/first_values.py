@@ -5,10 +5,12 @@ They are kept in the run's folder, so that a run is resumed and verified without
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
@@ -22,10 +24,31 @@ from byzpy_tw.vectors import sha256_of
 FILE = "init.safetensors"  # in a run's folder
 
 
-def check_first_values(config: RunConfig) -> None:
-    """Raise `ConfigError` where the file of ``--init`` is none, before a run has a folder."""
-    if config.init is not None:
-        models.check_value_file(absolute(config.init), ConfigError)
+def identify_first_values(config: RunConfig) -> RunConfig:
+    """Return `config` with the SHA-256 of the file of ``--init``, before a run has a folder.
+
+    Raises `ConfigError` where the file is none of values, or has another digest than it must have.
+    """
+    if config.init is None:
+        return config
+    path = absolute(config.init)
+    models.check_value_file(path, ConfigError)
+    return attrs.evolve(config, init_sha256=_check_digest(path, config.init_sha256))
+
+
+def _check_digest(path: Path, wanted: str | None) -> str:
+    """Return the SHA-256 of the file at `path`; `ConfigError` where it is not the one `wanted`."""
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise ConfigError(f"cannot read {path}: {e.strerror or e}") from e
+    if wanted not in (None, found):
+        raise ConfigError(
+            f"--init {path} has the SHA-256 {found}, and must have {wanted} (--init-sha256): put "
+            "that file there, or begin another run without --init-sha256"
+        )
+    return found
 
 
 def use_first_values(
@@ -52,6 +75,8 @@ def use_first_values(
     begun, path = bool(recorded.get("init")), given
     if begun and kept is not None and (kept.exists() or not given.exists()):
         path = kept
+    if not begun and config.init_sha256 is not None:  # it may have been replaced meanwhile
+        _check_digest(given, config.init_sha256)
     error = RunDirectoryError if path == kept else ConfigError
     values = models.read_first_values(model, path, error)
     digest = sha256_of(*values.values())

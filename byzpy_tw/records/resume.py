@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.plugins.distributions import filter_installed
-from byzpy_tw.plugins.plugin_files import PluginFile, read_plugin_files
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
@@ -72,12 +70,20 @@ def merge_config(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
         old = getattr(saved, name)
-        if name != "rounds" and OPTIONS[name].metadata["bits"] and value != old:
+        if name != "rounds" and _decides(saved, name, value) and value != old:
             raise ConfigError(
                 f"{flag(name)} {_format_option(value)} would make it another run: it was begun "
                 f"with {_format_option(old)}"
             )
-    return from_dict(merge_options(given, saved.to_dict()))
+    merged = merge_options(given, saved.to_dict())
+    return from_dict({**merged, "init_sha256": saved.init_sha256})
+
+
+def _decides(saved: RunConfig, name: str, value: Any) -> bool:
+    """Return whether another `value` of the option would make the run `saved` another one."""
+    if name == "init":  # with a digest on record the file may lie elsewhere
+        return saved.init_sha256 is None or value is None
+    return bool(OPTIONS[name].metadata["bits"])
 
 
 def _format_option(value: Any) -> str:
@@ -87,59 +93,6 @@ def _format_option(value: Any) -> str:
 def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
     """Return `merge_config` of the run in `path`, which may be under way, with `given`."""
     return merge_config(read_run(path).config, given)
-
-
-def read_disabled_plugins(path: Path) -> tuple[str, ...]:
-    """Return the installed distributions that the run left out; none if it is unreadable."""
-    try:
-        found = read_run(path).options.get("disable_plugin", ())
-        return filter_installed([name for name in found if isinstance(name, str)])
-    except (RunDirectoryError, TypeError):  # the next reader raises it
-        return ()
-
-
-def read_recorded_plugin_files(
-    path: Path, given: Sequence[str] | None, *, trusted: bool = True
-) -> tuple[PluginFile, ...]:
-    """Read the files `given` by ``--plugin`` for the run in `path`, else those of its option.
-
-    Without `trusted` no file is used that only the records name.  Raises `RunDirectoryError` where
-    one of the run's files is not given, or is not as it was.
-    """
-    try:
-        run = read_run(path)
-        named = [file for file in run.options.get("plugin", ()) if isinstance(file, str)]
-    except (RunDirectoryError, TypeError):  # the next reader raises it
-        return read_plugin_files(given or ())
-    own = [file for file in named if _is_elsewhere(Path(file), path)]
-    paths = own if given is None and trusted else given or ()
-    files = read_plugin_files(paths)
-    versions = run.description.get("plugins")
-    versions = versions if isinstance(versions, dict) else {}
-    here = {file.name: file for file in files}
-    for name in (Path(file).name for file in named):
-        then = clean_value(versions.get(name, "unknown"))
-        if name not in here:
-            raise RunDirectoryError(
-                f"{printable(path)} was begun with --plugin {printable(name)} ({then}): give "
-                f"--plugin with the path of that file here"
-            )
-        if here[name].version != versions.get(name):
-            raise RunDirectoryError(
-                f"{printable(path)} was begun with --plugin {printable(name)} of {then}, and "
-                f"{printable(here[name].path)} is {here[name].version}: put back the file of "
-                "then, give the path of a copy by --plugin, or begin another run"
-            )
-    return files
-
-
-def _is_elsewhere(file: Path, folder: Path) -> bool:
-    """Return whether the path `file` is as this package records it, and not within `folder`.
-
-    A folder that somebody has sent must not bring code of its own.
-    """
-    here = folder.resolve()
-    return file.is_absolute() and here not in (file.resolve(), *file.resolve().parents)
 
 
 def reopen(

@@ -19,8 +19,9 @@ from attrs import define, field, frozen
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in
 from byzpy_tw.records.schema import GAUGES, PLOTTED
-from byzpy_tw.rounds.round import Reason, one_line
+from byzpy_tw.rounds.round import Reason
 from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.text import shorten
 
 _PHASES = 8  # more than a trainer writes; a file may hold anything
 _LATEST = ("round", *dict.fromkeys([*PLOTTED, *GAUGES]))
@@ -176,7 +177,7 @@ class RoundCounts:
             return
         self._byzantine_refused[reason] += 1
         if reason == Reason.FAILED.value and self._first_failure is None:
-            why = one_line(str(refused.get("detail") or "")) or "no further details"
+            why = shorten(str(refused.get("detail") or "")) or "no further details"
             self._first_failure = self.rounds - 1, node, why
 
     @property

@@ -18,7 +18,7 @@ from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.validators import to_tuple
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.given.options import has_objects
+from byzpy_tw.objects.options import has_objects
 from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
 from byzpy_tw.records.summary import curve, metric_curve, summarize
@@ -26,7 +26,7 @@ from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value
 
 if TYPE_CHECKING:
-    from byzpy_tw.given.objects import GivenObjects
+    from byzpy_tw.objects.run_objects import RunObjects
     from byzpy_tw.plugins import Registry
 
 _NOTEBOOK_STYLE = """
@@ -52,7 +52,7 @@ class Result:
     figures: Mapping[str, Any]
     task_metrics: Sequence[Metric] = DEFAULT
     plugin: Sequence[str] | None = None  # paths of the run's files of code, for `model`
-    given: GivenObjects | None = None  # the objects that it was given, for `model`
+    objects: RunObjects | None = None  # those that it was given, for `model`
 
     @classmethod
     def read(
@@ -76,12 +76,12 @@ class Result:
         if figures is None:
             figures = summarize(config, run.rounds, run.metrics).figures()
             figures = {"status": "unfinished", "error": None, **figures}
-        plugin, given = None if plugin is None else to_tuple(plugin), None
+        plugin, made = None if plugin is None else to_tuple(plugin), None
         if objects:
-            from byzpy_tw.given.objects import GivenObjects
+            from byzpy_tw.objects.run_objects import RunObjects
 
-            given = GivenObjects.of_record(path, config, objects)
-        return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin, given)
+            made = RunObjects.of_record(path, config, objects)
+        return cls(path, config, tuple(run.rounds), figures, run.metrics, plugin, made)
 
     @property
     def status(self) -> str:
@@ -220,16 +220,13 @@ class Result:
     def registry(self) -> Registry:
         """Return the names that the run's configuration uses, its files and objects included."""
         from byzpy_tw.plugins.shorthand import registry
-        from byzpy_tw.records.resume import read_recorded_plugin_files
+        from byzpy_tw.records.run_registry import load_registry
 
-        files = read_recorded_plugin_files(self.path, self.plugin, trusted=False)
-        names = registry(files=files)
-        if self.given is not None:
-            return self.given.add_to(names)
-        if has_objects(self.config):
-            from byzpy_tw.given.objects import GivenObjects
+        names = load_registry(registry, {"plugin": self.plugin}, self.path, self.objects)
+        if self.objects is None and has_objects(self.config):
+            from byzpy_tw.objects.run_objects import RunObjects
 
-            GivenObjects().check_recorded(self.path, self.config)  # raises what is missing
+            RunObjects().check_recorded(self.path, self.config)  # raises what is missing
         return names
 
     def plot(self, axes: Any = None) -> Any:

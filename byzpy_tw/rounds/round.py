@@ -22,7 +22,8 @@ from enum import Enum
 
 from attrs import define, field, frozen
 
-_LONGEST = 300  # characters of a cause in a sentence
+from byzpy_tw.text import shorten
+
 _LISTED = 10  # nodes in a sentence
 
 
@@ -240,7 +241,7 @@ class Round:
         """Return the first known cause of a refusal, after a semicolon; empty for none."""
         named = self._refusals_for(Reason.FAILED, Reason.MALFORMED, Reason.NOT_FINITE, Reason.LOST)
         first = next((r for r in named if r.detail), None)
-        return "" if first is None else f"; node {first.node}: {one_line(first.detail)}"
+        return "" if first is None else f"; node {first.node}: {shorten(first.detail)}"
 
     def _advice(self) -> str:
         """Return advice about the refusals, each piece after a semicolon; empty for none."""
@@ -276,9 +277,3 @@ class Round:
             if why is None:
                 return f, None
         return None, why
-
-
-def one_line(text: str) -> str:
-    """Return `text` as one line of at most 300 characters, and ``...`` for more."""
-    words = " ".join(text.split())
-    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."

@@ -386,6 +386,8 @@ class ByzpyServer(Service):
         if data is None:
             data = make_dataset(self._registry, spec.dataset, spec.partition, root)
             self._check_data_limit(data)
+            for line in data.warnings:  # the trainer tells those of its own data
+                self.log.warn("{line}", line=clean(line, 1000))
             self._datasets[spec.dataset] = data
         # Partitions may deal each label out to each shard, or each example by itself.
         labels = data.count_labels()

@@ -183,7 +183,10 @@ class Session(ServerConnection):
         run = self._add_run(name, host)
         self._log_opened(run, digest)
         ticket = server.tickets.issue(run, self.ticket_owner())
-        return commands.OpenRunAnswer(host.dimension, digest, host.trial_outcome.trial, ticket)
+        trial = host.trial_outcome.trial
+        return commands.OpenRunAnswer(
+            host.dimension, digest, trial, ticket, trial.frozen, trial.buffers
+        )
 
     def _add_run(self, name: str, host: NodeHost) -> ServerRun:
         server = self.server

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
-from attrs import asdict
+from attrs import asdict, evolve
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
-from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import say
@@ -22,6 +22,7 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
+from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
@@ -29,12 +30,14 @@ from byzpy_tw.sweep import text
 from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
-from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
+from byzpy_tw.sweep.grid import Grid, command_line, grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.resolve import check_names, versions
+from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
+from byzpy_tw.sweep.resolve import check_names, guarantees, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scheduler import Sweep, discard
+from byzpy_tw.sweep.study import Study
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device
@@ -44,23 +47,14 @@ _WATCHING = ("run_started", "round_completed", "run_event", "run_finished")
 _GOOD = (*CONCLUSIVE, "impossible")
 
 
-def run_sweep(
-    given: Mapping[str, Any],
-    *,
-    attacks: Sequence[str],
-    defences: Sequence[str],
-    seeds: Sequence[int],
-    folder: Path,
-    jobs: int | None = None,
-    again: bool = False,
-) -> int:
-    """Run the grid in a reactor of this process; return the exit code.
+def run_sweep(study: Study, *, folder: Path, jobs: int | None = None, again: bool = False) -> int:
+    """Run `study` in a reactor of this process; return the exit code.
 
     Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
-    files = read_plugin_files(given.get("plugin") or ())
-    registry = load_and_warn(given.get("disable_plugin") or (), files)
-    grid = grid_of(given, attacks, defences, seeds, registry)
+    files = read_plugin_files(study.options.get("plugin") or ())
+    registry = load_and_warn(study.options.get("disable_plugin") or (), files)
+    grid = grid_of_plan(plan_of(study, registry))
     if all(cell.impossible for cell in grid.cells):
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
     try:
@@ -82,24 +76,24 @@ def run_sweep(
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
 
 
-def grid_of(
-    given: Mapping[str, Any],
-    attacks: Sequence[str],
-    defences: Sequence[str],
-    seeds: Sequence[int],
-    registry: Registry,
-) -> Grid:
-    """Make the grid: look up its names, and find the cells that cannot be run."""
-    base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
-    check_names(registry, base, attacks, defences)
+def plan_of(study: Study, registry: Registry) -> Plan:
+    """Make the plan of `study`: look up its names, and find the runs that cannot be run."""
+    _, base = next(configurations(study))
+    base = identify_first_values(base)
+    if base.init_sha256 is not None:
+        study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
+    chains = {" | ".join([*pre, rule]) for pre, rule in product(
+        study.values_of("pre_aggregator") or (base.pre_aggregator,),
+        study.values_of("aggregator") or (base.aggregator,),
+    )}  # fmt: skip
+    drop_unused(base, registry, chains=chains)
+    check_names(registry, study, base)
     server_addresses(base, registry)
     load_trainer_keys(base, warn=True)
-    open_device(base.device)  # an error here concerns all cells
-    return make_grid(
-        given, attacks, defences, seeds,
-        lambda config: resolve_rules(config, registry).missing_guarantee,
-        lambda config: run_digest(config, versions(config, registry)),
-    )  # fmt: skip
+    open_device(base.device)  # an error here concerns all runs
+    return make_plan(
+        study, guarantees(registry), lambda config: run_digest(config, versions(config, registry))
+    )
 
 
 def jobs_for(base: RunConfig, registry: Registry) -> int:

@@ -12,7 +12,8 @@ from attrs import define, field
 from byzpy_tw.console import is_terminal, rich_console
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark
-from byzpy_tw.sweep.grid import Cell, SweepRun
+from byzpy_tw.sweep.grid import Cell
+from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.results import rounds_done
 from byzpy_tw.sweep.scheduler import Display, Sweep
 
@@ -28,7 +29,7 @@ class LineDisplay(Display):
     _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
 
-    def run_ended(self, run: SweepRun) -> None:
+    def run_ended(self, run: PlannedRun) -> None:
         self._done += 1
         cell = next(cell for cell in self.sweep.grid.cells if run in cell.runs)
         outcome = self.sweep.outcome(cell)
@@ -68,11 +69,11 @@ class LiveTable(Display):
         self._live.start()
         self._live.console.show_cursor()  # a process that is killed would leave it hidden
 
-    def run_started(self, run: SweepRun) -> None:
+    def run_started(self, run: PlannedRun) -> None:
         self._running.add(run.folder)
         self.tick()
 
-    def run_ended(self, run: SweepRun) -> None:
+    def run_ended(self, run: PlannedRun) -> None:
         self._running.discard(run.folder)
         self.tick()
 

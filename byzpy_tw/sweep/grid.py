@@ -1,61 +1,23 @@
-"""The cells and runs of a sweep: defaults, options that it takes, names of folders.
+"""The table of a plan: what is compared down, attacks across.
 
-A *cell* is a defence under an attack.  It has a run for each seed, in a folder of its own.
-The folder's name ends in a digest of everything that decides its contents, so that a second
-call finds the runs that the first one finished.
+A *cell* has the runs of all seeds.  A row is a defence and, where the plan varies more than
+that, the values of the other options.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import attrs
 from attrs import field, frozen
 
-import byzpy_tw
 from byzpy_tw.config.run_config import RunConfig, flag
-from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.text import clean
+from byzpy_tw.config.validators import toml_key
+from byzpy_tw.sweep.plan import Plan, PlannedRun
 
-# A setting in which the undefended mean collapses under one attack, and each rule has
-# another that it suffers from most, in half a minute for sixteen runs.  At length, and
-# with several seeds, that is benchmarks/robustness.py.
-DEFAULT_OPTIONS: Mapping[str, Any] = {
-    "dataset": "mnist5k",
-    "model": "mlp",
-    "partition": "dirichlet:alpha=0.5",
-    "num_honest": 8,
-    "num_byz": 3,
-    "rounds": 80,
-    "batch_size": 32,
-    "lr": 0.02,
-    "eval_interval": 5,
-}
-ATTACKS = ("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max")
-DEFENCES = ("mean", "median", "geometric-median", "multi-krum")
-SEEDS = (42,)
-NO_PREAGGREGATOR = "none"  # instead of a pre-aggregator
-MOST_RUNS = 1000
-
-# Options that the grid sets itself, or that runs which share a terminal cannot have: two
-# runs at a time could not listen on one port.
-RESERVED_OPTIONS = (
-    "attack", "aggregator", "pre_aggregator", "seed", "in_process", "run_dir", "quiet",
-    "json", "web", "save_model",
-)  # fmt: skip
-
-
-@frozen(kw_only=True)
-class SweepRun:
-    """A run of a cell: its configuration, and the name of its folder."""
-
-    config: RunConfig
-    folder: str
+EXCLUDED = "left out by the study's exclude"
+_NOT_IN_ROWS = ("attack", "pre_aggregator", "aggregator")  # rows begin with the rules
 
 
 @frozen(kw_only=True)
@@ -69,7 +31,7 @@ class Cell:
     column: int
     defence: str
     attack: str
-    runs: tuple[SweepRun, ...] = ()
+    runs: tuple[PlannedRun, ...] = ()
     impossible: str | None = None
     missing_guarantee: str | None = None
 
@@ -85,103 +47,54 @@ class Grid:
     cells: tuple[Cell, ...] = field(repr=False)
 
     @property
-    def runs(self) -> tuple[SweepRun, ...]:
-        return tuple(run for cell in self.cells for run in cell.runs)
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Its runs, one for each folder."""
+        return tuple({run.folder: run for cell in self.cells for run in cell.runs}.values())
 
 
-def combine_chains(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
-    """Return every chain of one of `before`, which may be ``none``, and one of `aggregators`."""
-    chains = [
-        [*([] if pre.strip() == NO_PREAGGREGATOR else _split(pre)), *_split(aggregator)]
-        for aggregator in aggregators
-        for pre in before or (NO_PREAGGREGATOR,)
-    ]
-    return tuple(dict.fromkeys(map(" | ".join, chains)))
-
-
-def _split(chain: str) -> list[str]:
-    return [part.strip() for part in chain.split("|")]
-
-
-def with_sweep_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a sweep's `RunConfig`: `given` over a sweep's own defaults."""
-    options = {**DEFAULT_OPTIONS, **given}
-    options.setdefault("f", options["num_byz"])
-    if not options.get("remote_hosts") and options.get("local") is None:
-        options["in_process"] = True
-    return options
-
-
-def make_grid(
-    given: Mapping[str, Any],
-    attacks: Sequence[str],
-    defences: Sequence[str],
-    seeds: Sequence[int],
-    missing_guarantee: Callable[[RunConfig], str | None],
-    digest: Callable[[RunConfig], str],
-) -> Grid:
-    """Return the grid of every one of `defences` under every one of `attacks`.
-
-    `missing_guarantee` returns why a configuration's rules promise nothing, and raises where
-    they cannot be run; `digest` identifies all that decides a run's records.  Raises
-    `ConfigError` for mistakes that concern all cells.
-    """
-    for option, axis in (("attacks", attacks), ("aggregators", defences), ("seeds", seeds)):
-        if not axis:
-            raise ConfigError(f"--{option}: nothing is given")
-    attacks, seeds = tuple(dict.fromkeys(attacks)), tuple(dict.fromkeys(seeds))
-    if (count := len(attacks) * len(defences) * len(seeds)) > MOST_RUNS:
-        raise ConfigError(
-            f"{len(defences)} defences, {len(attacks)} attacks and {len(seeds)} seeds make "
-            f"{count} runs; a sweep has at most {MOST_RUNS}"
-        )
-    base = RunConfig(**with_sweep_defaults(given), seed=seeds[0], aggregator="mean", attack="none")
-    if base.num_byz == 0:
-        raise ConfigError("--num-byz 0: a sweep is about attacks; give it a Byzantine node")
-
-    def make_cell(row: int, column: int) -> Cell:
-        *before, aggregator = _split(defences[row])
-        cell = Cell(row=row, column=column, defence=defences[row], attack=attacks[column])
-        try:
-            rules = attrs.evolve(
-                base, attack=cell.attack, aggregator=aggregator, pre_aggregator=tuple(before)
-            )
-            missing = missing_guarantee(rules)
-        except ByzpyTwError as e:
-            return attrs.evolve(cell, impossible=clean(str(e), 1000))
-        configs = [attrs.evolve(rules, seed=seed) for seed in seeds]
-        runs = tuple(SweepRun(config=c, folder=folder_of(c, digest(c))) for c in configs)
-        return attrs.evolve(cell, runs=runs, missing_guarantee=missing)
-
+def grid_of_plan(plan: Plan) -> Grid:
+    """Return the table of `plan`."""
+    varying = [name for name in plan.varying if name not in _NOT_IN_ROWS]
+    found: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in plan.runs:
+        found.setdefault((_row_name(run, varying), run.config.attack), []).append(run)
+    rows, columns = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))
     return Grid(
-        base=base,
-        attacks=attacks,
-        defences=tuple(defences),
-        seeds=seeds,
-        cells=tuple(make_cell(r, c) for r in range(len(defences)) for c in range(len(attacks))),
+        base=plan.runs[0].config,
+        attacks=columns,
+        defences=rows,
+        seeds=tuple(dict.fromkeys(run.config.seed for run in plan.runs)),
+        cells=tuple(
+            _make_cell(r, c, row, column, found.get((row, column), ()))
+            for r, row in enumerate(rows)
+            for c, column in enumerate(columns)
+        ),
     )
 
 
-def folder_of(config: RunConfig, digest: str) -> str:
-    """Return a folder's name that people can read and no two configurations share."""
-    words = f"{config.pipeline}--{config.attack}-s{config.seed}"
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)[:80]}-{digest[:12]}"
+def _row_name(run: PlannedRun, varying: Iterable[str]) -> str:
+    others = ", ".join(f"{toml_key(name)} = {run.point[name]}" for name in varying)
+    return f"{run.config.pipeline} ({others})" if others else run.config.pipeline
 
 
-def run_digest(config: RunConfig, versions: Mapping[str, str]) -> str:
-    """Return the hex digest of all that decides the records of `config`'s run.
+def _make_cell(
+    row: int, column: int, defence: str, attack: str, runs: Iterable[PlannedRun]
+) -> Cell:
+    runs = tuple(runs)
+    possible = tuple(run for run in runs if run.impossible is None)
+    reason = next((run.impossible for run in runs), EXCLUDED)
+    return Cell(
+        row=row,
+        column=column,
+        defence=defence,
+        attack=attack,
+        runs=possible,
+        impossible=None if possible else reason,
+        missing_guarantee=next((run.missing_guarantee for run in possible), None),
+    )
 
-    That is every option that changes bits, how often it is evaluated, whether its nodes are
-    in this process or on servers, and the `versions` of the code that is used.
-    """
-    place = "in-process" if config.in_process else "local" if config.local else "servers"
-    deciding = {
-        "bits": config.bits,
-        "eval_interval": config.eval_interval,
-        "place": place,
-        "versions": {"byzpy_tw": byzpy_tw.__version__, **versions},
-    }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+_NEEDED = ("eval_interval", "data_root", "plugin", "init")  # by the figures, beside the bits
 
 
 def command_line(config: RunConfig) -> str:
@@ -197,7 +110,7 @@ def command_line(config: RunConfig) -> str:
         words += [flag("in_process")] if config.local is None else ["--local", str(config.local)]
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
-        decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root", "plugin")
+        decides = option.metadata["bits"] or option.name in _NEEDED
         if value != option.default and decides:
             values = value if isinstance(value, tuple) else () if value is True else (value,)
             words += [flag(option.name), *map(str, values)]

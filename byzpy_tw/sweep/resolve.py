@@ -1,18 +1,22 @@
-"""Look up the names of a grid before anything runs, and the versions of their code."""
+"""Look up the names of a study before anything runs, and the versions of their code."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import Entry
+from byzpy_tw.sweep.study import Study
 
 # Each kind of name that every run has, with its option; a task may be the data's choice instead.
 _KINDS = {
@@ -27,22 +31,58 @@ def _named(config: RunConfig) -> list[tuple[str, str]]:
     return [(kind, text) for kind, text in found if text is not None]
 
 
-def check_names(
-    registry: Registry, base: RunConfig, attacks: Sequence[str], defences: Sequence[str]
-) -> None:
-    """Raise an error for any wrong name, or name of a parameter, in the grid.
+def check_names(registry: Registry, study: Study, base: RunConfig) -> None:
+    """Raise an error for any wrong name, or name of a parameter, in `study`.
 
-    Values that are only too large or too small for n and f concern their cells alone.
+    `base` is the configuration of any of its runs.  Values that are only too large or too small
+    for n and f concern their runs alone.
     """
     fill = {
         "f": base.f, "lr_milestones": base.lr_milestones, "lr_decay": base.lr_decay,
         **base.optimizer_parameters,
     }  # fmt: skip
-    for kind, text in [*_named(base), *(("attack", attack) for attack in attacks)]:
-        registry.check(kind, text, **fill)
-    for defence in defences:
-        for kind, text in _chain(defence):
-            registry.check(kind, text, **base.rule_parameters)
+    for kind, option in _KINDS.items():
+        for text in study.values_of(option) or (getattr(base, option),):
+            if text is not None:
+                registry.check(kind, text, **fill)
+    for chain in study.values_of("pre_aggregator"):
+        for text in chain:
+            registry.check("pre-aggregator", text, **base.rule_parameters)
+    for text in study.values_of("aggregator") or (base.aggregator,):
+        registry.check("aggregator", text, **base.rule_parameters)
+
+
+# Options that decide whether rules can be computed, and what they promise; names of data and
+# models are checked by themselves.
+_DECIDING = (
+    "num_honest", "num_byz", "attack", "aggregator", "pre_aggregator", "f", "q", "chunk_size",
+    "algorithm", "optimizer", "momentum", "weight_decay", "lr_schedule", "lr_milestones",
+    "lr_decay", "rounds", "device", "strict",
+)  # fmt: skip
+
+
+def guarantees(registry: Registry) -> Callable[[RunConfig], str | None]:
+    """Return a function of a configuration: why its rules promise nothing, or None.
+
+    It raises where they cannot be run.  Configurations whose rules are checked alike are
+    checked once; an algorithm of a plugin may look at any option.
+    """
+    known: dict[Any, str | None | ByzpyTwError] = {}
+
+    def missing_guarantee(config: RunConfig) -> str | None:
+        foreign = registry.is_foreign("algorithm", config.algorithm)
+        key = config if foreign else tuple(getattr(config, name) for name in _DECIDING)
+        if key not in known:
+            try:
+                known[key] = resolve_rules(config, registry).missing_guarantee
+            except ByzpyTwError as e:
+                known[key] = e
+        found = known[key]
+        if isinstance(found, ByzpyTwError):
+            raise found
+        return found
+
+    return missing_guarantee
 
 
 def versions(config: RunConfig, registry: Registry) -> dict[str, str]:

@@ -20,7 +20,8 @@ from byzpy_tw.records.summary import (
     metric_curve,
     summarize,
 )
-from byzpy_tw.sweep.grid import Cell, SweepRun
+from byzpy_tw.sweep.grid import Cell
+from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean
 
@@ -55,7 +56,7 @@ class NodeShare:
 class RunResult:
     """The result of one run; ``metrics`` is that of result.json."""
 
-    run: SweepRun
+    run: PlannedRun
     status: str
     error: str
     rounds: int
@@ -201,7 +202,7 @@ def common_metrics(outcomes: Iterable[CellResult]) -> tuple[Metric, ...]:
     return next((outcome.task_metrics for outcome in outcomes if outcome.ended), DEFAULT)
 
 
-def read(run: SweepRun, path: Path) -> RunResult | None:
+def read(run: PlannedRun, path: Path) -> RunResult | None:
     """Return the result of the run in the folder `path`; None where it has not ended.
 
     None also where a file is damaged or contradicts the others: it is run again then.

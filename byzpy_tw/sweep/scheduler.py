@@ -41,7 +41,8 @@ from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CELLS, CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.resume import new_resume_point, reopen
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.sweep.grid import Cell, Grid, SweepRun
+from byzpy_tw.sweep.grid import Cell, Grid
+from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, RunResult, read
 from byzpy_tw.text import clean
@@ -60,10 +61,10 @@ _FATAL = (
 class Display:
     """Shows a sweep; this one shows nothing."""
 
-    def run_started(self, run: SweepRun) -> None:
+    def run_started(self, run: PlannedRun) -> None:
         pass
 
-    def run_ended(self, run: SweepRun) -> None:
+    def run_ended(self, run: PlannedRun) -> None:
         """Called after every started run, however it ended."""
 
     def say(self, line: str) -> None:
@@ -96,7 +97,7 @@ class Sweep:
     finished_before: int = field(default=0, init=False)
     log = Logger()
 
-    def path(self, run: SweepRun) -> Path:
+    def path(self, run: PlannedRun) -> Path:
         return self.folder / CELLS / run.folder
 
     def outcome(self, cell: Cell) -> CellResult:
@@ -154,7 +155,7 @@ class Sweep:
             pool.shutdown(wait=False)
 
     async def _run_all(
-        self, todo: deque[SweepRun], registry: Registry, changes: Mapping[str, Any]
+        self, todo: deque[PlannedRun], registry: Registry, changes: Mapping[str, Any]
     ) -> None:
         async def work() -> None:
             while todo and self._fatal is None:
@@ -171,7 +172,7 @@ class Sweep:
             if isinstance(result, Failure):
                 result.raiseException()
 
-    async def _run_one(self, run: SweepRun, config: RunConfig, registry: Registry) -> None:
+    async def _run_one(self, run: PlannedRun, config: RunConfig, registry: Registry) -> None:
         """Train with `config`; the result is in the run's folder, or the error in `_failed`."""
         error: BaseException | None = None
         recorded = False  # whether the folder tells of this end
@@ -193,7 +194,7 @@ class Sweep:
             self._fatal = error
 
     def _collect(
-        self, run: SweepRun, error: BaseException | None, *, recorded: bool, keep: bool
+        self, run: PlannedRun, error: BaseException | None, *, recorded: bool, keep: bool
     ) -> None:
         """Read the result of a run that has ended, and remove checkpoints unless `keep`."""
         result = read(run, self.path(run))
@@ -218,7 +219,7 @@ class Sweep:
                 self._shown.add(line)
                 TextOutput(self.display.say).handle(event)
 
-    def _prepare(self, run: SweepRun, config: RunConfig, registry: Registry) -> PreparedRun:
+    def _prepare(self, run: PlannedRun, config: RunConfig, registry: Registry) -> PreparedRun:
         """Open the run's folder, to go on with an earlier call's rounds where that can be.
 
         A damaged folder is removed.  Raises `RunDirectoryError` for another run's folder.

@@ -71,11 +71,12 @@ def first_unfit(targets: Tensor, fits: Callable[[Tensor], Tensor]) -> int | None
 
 
 def check_shape(
-    outputs: Any, fits: Callable[[tuple[int, ...]], bool], examples: str, wanted: str
+    outputs: Any, fits: Callable[[tuple[int, ...]], bool], words: Callable[[], tuple[str, str]]
 ) -> str:
     """Return why `outputs` are no floating-point tensor whose shape `fits`; empty where they are.
 
-    `examples` are those that the outputs are for, and `wanted` is the right shape, in words.
+    `words` gives the examples that the outputs are for, and the right shape.  It is called for
+    a fault alone: small gradients show the time that texts take.
     """
     if isinstance(outputs, Tensor):
         if outputs.is_floating_point() and fits(tuple(outputs.shape)):
@@ -83,4 +84,5 @@ def check_shape(
         got = f"{tuple(outputs.shape)} of {outputs.dtype}"
     else:
         got = f"a {type(outputs).__name__}"
+    examples, wanted = words()
     return f"{got} for {examples}, expected one tensor of {wanted}"

@@ -61,8 +61,7 @@ class Classification:
         return check_shape(
             outputs,
             lambda shape: len(shape) == 2 and shape[0] == k and shape[1] >= least,
-            f"{k} examples of {least} classes",
-            f"({k}, {least}) scores",
+            lambda: (f"{k} examples of {least} classes", f"({k}, {least}) scores"),
         )
 
     def weight(self, targets: Tensor) -> int:

@@ -60,8 +60,7 @@ class MultiLabel:
         return check_shape(
             outputs,
             lambda shape: shape == (k, labels),
-            f"{k} examples of {labels} labels",
-            f"({k}, {labels}) logits",
+            lambda: (f"{k} examples of {labels} labels", f"({k}, {labels}) logits"),
         )
 
     def weight(self, targets: Tensor) -> int:

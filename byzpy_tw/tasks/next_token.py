@@ -10,13 +10,12 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from byzpy_tw.batches import Batch, length, tensors_of
+from byzpy_tw.datasets.tensors import IGNORED
 from byzpy_tw.tasks.checks import check_one_tensor, check_shape, first_unfit
 from byzpy_tw.tasks.metric import Metric
 
 if TYPE_CHECKING:
     from byzpy_tw.datasets import Dataset
-
-IGNORED = -100  # torch's `ignore_index`: a target that does not count, such as padding
 
 
 @frozen(kw_only=True)
@@ -57,8 +56,10 @@ class NextToken:
         return check_shape(
             outputs,
             lambda shape: shape[:-1] == wanted and shape[-1] >= least,
-            f"{wanted[0]} sequences of {wanted[1]} tokens, of {least} classes",
-            f"{(*wanted, least)} logits",
+            lambda: (
+                f"{wanted[0]} sequences of {wanted[1]} tokens, of {least} classes",
+                f"{(*wanted, least)} logits",
+            ),
         )
 
     def weight(self, targets: Tensor) -> int:

@@ -78,8 +78,10 @@ class Regression:
         return check_shape(
             outputs,
             lambda shape: shape[:1] == (k,) and math.prod(shape) == k * numbers,
-            f"{k} examples with targets of shape {self.target_shape}",
-            f"{(k, *self.target_shape)} or {(k, numbers)} numbers",
+            lambda: (
+                f"{k} examples with targets of shape {self.target_shape}",
+                f"{(k, *self.target_shape)} or {(k, numbers)} numbers",
+            ),
         )
 
     def weight(self, targets: Tensor) -> int:

@@ -8,21 +8,15 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from byzpy_tw.console import ERROR_FILE
+from byzpy_tw.console import ERROR_FILE, Show
 from byzpy_tw.errors import ByzpyTwError, RunFailed, error_from_code
-
-Show = Callable[[str], Any]
 
 _LAST_LINES = 40  # that are kept, for an error message
 
 
-def run_child(
-    arguments: list[str], error_file: Path, show: Show, path: Path
-) -> ByzpyTwError | None:
+def run_child(arguments: list[str], error_file: Path, show: Show) -> ByzpyTwError | None:
     """Run the trainer with `arguments` in a process to its end; return its error."""
     modules = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
     environment = {
@@ -51,8 +45,6 @@ def run_child(
             except BaseException:  # a second Ctrl-C: at once
                 child.kill()
                 raise
-            if interrupted:
-                e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r})")
             raise
     reported = error_file.read_text("utf-8") if error_file.exists() else ""
     return child_error(child.returncode, lines, reported)

@@ -45,6 +45,7 @@ from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Server
 from byzpy_tw.transports.table import find_transport
+from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
@@ -164,7 +165,7 @@ class Doctor:
     @property
     def _has_local_data(self) -> bool:
         """Tell whether each server has data of its own, so that nodes never move."""
-        return getattr(self.registry.make("partition", self.config.partition), "local", False)
+        return is_local(self.registry, self.config.partition)
 
     @property
     def _handshake(self) -> Handshake:

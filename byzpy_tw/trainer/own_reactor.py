@@ -12,15 +12,62 @@ from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.pollreactor import PollReactor
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
+from byzpy_tw.console import Show
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 
-Show = Callable[[str], Any]
+
+def run_in_own_reactor(work: Callable[[Any, Show], Coroutine[Any, Any, Any]], show: Show) -> Any:
+    """Return the result of `work`, which is given the reactor and a function that takes lines.
+
+    Each line is handed to `show`, in this thread.  An exception here, such as Ctrl-C, cancels the
+    work, waits for its end and is raised; another one while this waits is raised at once.
+    """
+    reactor, lines = PollReactor(), SimpleQueue[str | _End]()
+    running: list[Deferred[Any]] = []  # the work, once it has begun
+    results: list[Any] = []  # its result, once it has ended
+
+    def begin() -> None:
+        running.append(Deferred.fromCoroutine(work(reactor, lines.put)))
+        running[0].addBoth(results.append).addBoth(lambda _: reactor.stop())
+
+    arguments = reactor, begin, lambda: lines.put(_End(results[0] if results else None))
+    thread = threading.Thread(target=_run, args=arguments, name="byzpy_tw-run", daemon=True)
+    thread.start()
+    try:
+        result = _show_to_end(lines, show)
+    except BaseException as e:
+        reactor.callFromThread(lambda: running[0].cancel())
+        _show_to_end(lines, show if isinstance(e, KeyboardInterrupt) else lambda line: None)
+        raise
+    thread.join()
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+def _run(reactor: Any, begin: Callable[[], None], tell_end: Callable[[], None]) -> None:
+    """Run `reactor` to its end."""
+    before = threadable.ioThread
+
+    def begin_here() -> None:
+        threadable.ioThread = before  # that of the process's own reactor, if it has one
+        begin()
+
+    use_monotonic_clock(reactor)
+    reactor.callWhenRunning(begin_here)
+    try:
+        reactor.run(installSignalHandlers=False)
+    finally:
+        # Its pipe would stay open; a thread that is still busy finds nobody to wake.
+        waker, reactor.waker = reactor.waker, None
+        waker.connectionLost(None)
+        tell_end()
 
 
 @frozen(eq=False)
@@ -30,63 +77,8 @@ class _End:
     result: Any
 
 
-@define(eq=False)
-class OwnReactor:
-    """Runs one coroutine function, of a reactor and a function that takes lines of text."""
-
-    _work: Callable[[Any, Show], Coroutine[Any, Any, Any]]
-    _lines: SimpleQueue[str | _End] = field(factory=SimpleQueue, init=False)
-    _reactor: Any = field(factory=PollReactor, init=False)
-    _running: Deferred[Any] = field(factory=Deferred, init=False)
-    _result: Any = field(default=None, init=False)
-
-    def run(self, show: Show) -> Any:
-        """Return the result of the work; each of its lines is handed to `show`, in this thread.
-
-        An exception here, such as Ctrl-C, cancels the work, waits for its end and is raised;
-        another one while this waits is raised at once.
-        """
-        thread = threading.Thread(target=self._run_reactor, name="byzpy_tw-run", daemon=True)
-        thread.start()
-        try:
-            result = self._show_to_end(show)
-        except BaseException as e:
-            self._reactor.callFromThread(self._cancel)
-            self._show_to_end(show if isinstance(e, KeyboardInterrupt) else lambda line: None)
-            raise
-        thread.join()
-        if isinstance(result, Failure):
-            result.raiseException()
-        return result
-
-    def _show_to_end(self, show: Show) -> Any:
-        while not isinstance(line := self._lines.get(), _End):
-            show(line)
-        return line.result
-
-    # -- in the thread of the reactor
-
-    def _run_reactor(self) -> None:
-        reactor, before = self._reactor, threadable.ioThread
-
-        def begin() -> None:
-            threadable.ioThread = before  # that of the process's own reactor, if it has one
-            self._running = Deferred.fromCoroutine(self._work(reactor, self._lines.put))
-            self._running.addBoth(self._stop)
-
-        use_monotonic_clock(reactor)
-        reactor.callWhenRunning(begin)
-        try:
-            reactor.run(installSignalHandlers=False)
-        finally:
-            # Its pipe would stay open; a thread that is still busy finds nobody to wake.
-            waker, reactor.waker = reactor.waker, None
-            waker.connectionLost(None)
-            self._lines.put(_End(self._result))
-
-    def _cancel(self) -> None:
-        self._running.cancel()
-
-    def _stop(self, result: Any) -> None:
-        self._result = result
-        self._reactor.stop()
+def _show_to_end(lines: SimpleQueue[str | _End], show: Show) -> Any:
+    """Show each line; return the result."""
+    while not isinstance(line := lines.get(), _End):
+        show(line)
+    return line.result

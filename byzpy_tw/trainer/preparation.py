@@ -136,9 +136,35 @@ def prepare_data(
         check_shard(i, len(shard), spec)
     check_model(spec, registry, data, root=root)
     begun = time.perf_counter()
-    # On the CPU, as the probe is: its bits are compared with the servers'.
-    hint = explain_labels_from_one(data)
+    outcome, warnings = _try_model(config, registry, data, shards)
+    model = make_model(spec, registry, data, checked=True, root=root)
+    dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
+    try_rules(config, registry, rules, dimension)
+    try_optimizer(config, registry, rules)
+    try_algorithm(config, registry, dimension)
+    outcome.check_initial(model, who := registry.owner("model", config.model))
+    init = use_first_values(config, model, folder, recorded, keep=True)
+    model = model.to(rules.aggregation.device.place)
+    attack = _try_attack(config, registry, dimension)
+    outcome = evolve(outcome, seconds=time.perf_counter() - begun)
+    sample = StatisticsSample.of(model, spec, data)
+    evaluator = Evaluator(model, data, outcome.task, outcome.needs_copies, who, sample)
+    device, sizes = rules.aggregation.device.description, [len(shard) for shard in shards]
+    here = environment(registry, probe=probe(), device=device, threads=threads)
+    task = parse(task_of(spec, registry, data)).name
+    return Prepared(
+        data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
+        chance_of(outcome.task, data.test.y), init, root,
+    )  # fmt: skip
+
+
+def _try_model(
+    config: RunConfig, registry: Registry, data: Dataset, shards: Sequence[numpy.ndarray]
+) -> tuple[TrialOutcome, list[str]]:
+    """Try the model on the data; return the outcome, and lines for the user."""
+    spec, root, hint = config.spec(), absolute(config.data_root), explain_labels_from_one(data)
     try:
+        # On the CPU, as the probe is: its bits are compared with the servers'.
         outcome = try_run_model(spec, registry, data, shards, CPU.place, root)
     except UnsuitableModel as e:
         if not hint:
@@ -148,31 +174,16 @@ def prepare_data(
     doubts = [*data.warnings, *data.non_finite(), *outcome.warnings]
     if doubts and config.strict:
         raise UnsuitableData(f"{'; '.join(doubts)} (--strict)")
-    warnings = [*data.empty(), *doubts, *([hint] if hint else [])]
-    model = make_model(spec, registry, data, checked=True, root=root)
-    dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
-    try_rules(config, registry, rules, dimension)
-    try_optimizer(config, registry, rules)
-    try_algorithm(config, registry, dimension)
-    who = registry.owner("model", config.model)
-    outcome.check_initial(model, who)
-    init = use_first_values(config, model, folder, recorded, keep=True)
-    model = model.to(rules.aggregation.device.place)
-    attack, n, b, f = "", config.n, config.num_byz, config.f
-    if b:
-        make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
-        attack = getattr(try_attack(make, spec, dimension), "digest", "")
-    outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    sample = StatisticsSample.of(model, spec, data)
-    evaluator = Evaluator(model, data, outcome.task, outcome.needs_copies, who, sample)
-    device = rules.aggregation.device.description
-    here = environment(registry, probe=probe(), device=device, threads=threads)
-    sizes = [len(shard) for shard in shards]
-    task = parse(task_of(spec, registry, data)).name
-    return Prepared(
-        data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
-        chance_of(outcome.task, data.test.y), init, root,
-    )  # fmt: skip
+    return outcome, [*data.empty(), *doubts, *([hint] if hint else [])]
+
+
+def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:
+    """Try the attack; return the digest of the trial, empty where it has none."""
+    if not config.num_byz:
+        return ""
+    n, b, f = config.n, config.num_byz, config.f
+    make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
+    return getattr(try_attack(make, config.spec(), dimension), "digest", "")
 
 
 def check_metric_names(metrics: Sequence[Metric], who: str) -> None:

@@ -32,13 +32,14 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.output.configured_views import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.program import run_of_thread
 from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
-from byzpy_tw.records.first_values import check_first_values
+from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.rounds.saved_model import check_can_save
@@ -89,9 +90,9 @@ def prepare_run(
     config: RunConfig, registry: Registry, beneath: Collection[str] = ()
 ) -> PreparedRun:
     """Check `config` and make its folder.  `beneath` are options of a file; see `drop_unused`."""
-    config = resolve_paths(drop_unused(config, registry, beneath))
+    config = identify_first_values(drop_unused(config, registry, beneath))
+    config = resolve_paths(config)
     rules = _look_into(config, registry)
-    check_first_values(config)
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
     directory, resume_point = RunDirectory.create(path), new_resume_point()
     directory.write_config(initial_config_json(config, resume_point))
@@ -177,7 +178,7 @@ async def run_prepared(
     launcher = launcher or Launcher()
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
-    pool = make_pool(threads)
+    pool = make_pool(threads, begin=partial(run_of_thread.set, run_of_thread.get()))
     observers = Observers(registry)
     views = ViewGroup(terminal or make_line_view(config, write), [observers])
     launcher.warn = views.warn

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import attrs
 import torch
 from attrs import define, field
 from torch import Tensor
@@ -160,7 +161,8 @@ class RemoteServer:
         answer = await self.ask(commands.OpenRun(run, spec), seconds=OPEN_SECONDS)
         self._run, self._sink = run, sink
         self._stream = await self._open_stream(answer.ticket, answer.dimension)
-        return RunFingerprint(answer.dimension, clean(answer.digest, 64), answer.trial)
+        trial = attrs.evolve(answer.trial, frozen=answer.frozen, buffers=answer.buffers)
+        return RunFingerprint(answer.dimension, clean(answer.digest, 64), trial)
 
     async def _open_stream(self, ticket: bytes, dimension: int) -> TensorStream:
         # A frame may be wrong in size, but not by much: it is read past, not kept.

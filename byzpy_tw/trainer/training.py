@@ -28,7 +28,6 @@ from byzpy_tw.events import (
     RoundCompleted,
     RunStarted,
 )
-from byzpy_tw.given.options import has_objects
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
@@ -36,6 +35,7 @@ from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
+from byzpy_tw.records.resume_hints import how_to_resume
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
@@ -56,6 +56,7 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.trainer.server_entry import ServerEntry
+from byzpy_tw.workers.data import is_local
 
 
 @define(eq=False)
@@ -214,10 +215,9 @@ class Training:
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
         config = self.config
-        partition = self.registry.make("partition", config.partition)
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
-            local_data=getattr(partition, "local", False),
+            local_data=is_local(self.registry, config.partition),
             devices=list(self._recorded_texts("devices").values()), attack=prepared.attack,
             data_digests=self._recorded_texts("data_digests"),
         )  # fmt: skip
@@ -398,11 +398,7 @@ class Training:
             if at
             else "no checkpoint, so from the first one"
         )
-        path = self.directory.path
-        how = f"--resume {path}"
-        if has_objects(self.config):
-            how = f"byzpy_tw.run(resume={str(path)!r}, ...) with the same objects"
-        return f"to go on ({what}): {how}"
+        return f"to go on ({what}): {how_to_resume(self.directory.path, self.config)}"
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """Return the content of result.json."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 
-def cut_batch(examples: int, most: int, *, join_single: bool) -> list[slice]:
+@lru_cache(maxsize=64)  # few lengths are many nodes'
+def cut_batch(examples: int, most: int, *, join_single: bool) -> tuple[slice, ...]:
     """Return parts of at most `most` of a batch's `examples`, in order.
 
     With `join_single` a last part of one example joins the one before: BatchNorm can make
@@ -14,4 +16,4 @@ def cut_batch(examples: int, most: int, *, join_single: bool) -> list[slice]:
     cuts = [*range(0, examples, most), examples]
     if join_single and len(cuts) > 2 and cuts[-1] - cuts[-2] == 1:
         del cuts[-2]
-    return [slice(begin, end) for begin, end in pairwise(cuts)]
+    return tuple(slice(begin, end) for begin, end in pairwise(cuts))

@@ -22,7 +22,7 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.workers.augmenting import try_augmentation
-from byzpy_tw.workers.data import make_dataset
+from byzpy_tw.workers.data import is_local, make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
@@ -112,14 +112,15 @@ def check_model(
 ) -> None:
     """Count the model on the meta device, before it takes memory.
 
-    Raises `LimitExceeded` above `most_elements`, and where a micro-batch would keep more than
-    `most_working` bytes of activations, or a batch as much of targets.
+    Raises `LimitExceeded` for a vector above `most_elements`, and where frozen parameters, the
+    activations of a micro-batch or the targets of a batch would take more than `most_working`
+    bytes each.
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         sized = models.make_on_meta(factory, {})
     check_statistics(spec, registry, sized)
-    _check_size(spec, sized, most_elements)
+    _check_size(spec, sized, most_elements, most_working)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
         raise LimitExceeded(
@@ -144,22 +145,22 @@ def check_model(
             )
 
 
-def _check_size(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> None:
-    """Raise `LimitExceeded` for a vector, or frozen parameters, of more than `most_elements`."""
+def _check_size(
+    spec: RunSpec, sized: nn.Module, most_elements: int | None, most_working: int | None
+) -> None:
+    """Raise `LimitExceeded` for too long a vector, and for too many bytes that do not travel."""
     d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
-    if most_elements is not None:
-        most = f"over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        if d > most_elements:
-            raise LimitExceeded(
-                f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-                f"vector), {most}"
-            )
-        frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
-        if frozen > 4 * most_elements:
-            raise LimitExceeded(
-                f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, {most}, "
-                "which is that of a vector"
-            )
+    if most_elements is not None and d > most_elements:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        )
+    frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
+    if most_working is not None and frozen > most_working:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
+            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+        )
 
 
 def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:
@@ -169,7 +170,7 @@ def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> Non
         return
     name, layer = next(iter(layers.items()))
     what = f"{registry.owner('model', spec.model)}: {name} is a {type(layer).__name__}"
-    if getattr(registry.make("partition", spec.partition), "local", False):
+    if is_local(registry, spec.partition):
         raise UnsuitableModel(
             f"{what}, whose statistics the trainer computes from its own training data, and with "
             f"--partition {spec.partition} nodes train on other data: use GroupNorm, such as by "

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -91,15 +91,16 @@ class MicroBatches:
     round: int
     flip_targets: bool
     join_single: bool = False  # as models with BatchNorm need
+    _places: Sequence[slice] = field(init=False)  # of the parts in the batch
+
+    @_places.default
+    def _slices(self) -> Sequence[slice]:
+        length = batch_length(len(self.shard), self.round, self.spec)
+        return cut_batch(length, self.spec.micro_batch_size, join_single=self.join_single)
 
     @property
     def parts(self) -> int:
         return len(self._places)
-
-    @cached_property
-    def _places(self) -> list[slice]:
-        length = batch_length(len(self.shard), self.round, self.spec)
-        return cut_batch(length, self.spec.micro_batch_size, join_single=self.join_single)
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -123,11 +124,12 @@ class MicroBatches:
         """The weight of the whole batch, by which the loss of each part is divided."""
         return self.task.weight(self.targets)
 
-    def _put(self, batch: Batch) -> Batch:
-        """Return `batch` on the device."""
-        if isinstance(batch, Tensor):
-            return self.device.put(batch)[0]
-        return map_tensors(lambda tensor: self.device.put(tensor)[0], batch)
+    def _put(self, inputs: Batch, targets: Batch) -> Sequence[Batch]:
+        """Return both on the device."""
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
+            return self.device.put(inputs, targets)
+        put = partial(map_tensors, lambda tensor: self.device.put(tensor)[0])
+        return put(inputs), put(targets)
 
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
@@ -140,8 +142,7 @@ class MicroBatches:
             examples = augment_examples(self.dataset, examples, self.numbers[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
-            inputs = self._put(self.dataset.inputs(examples))
-            targets = self._put(cut(self.targets, place))
+            inputs, targets = self._put(self.dataset.inputs(examples), cut(self.targets, place))
             loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, targets, self.task, self.weight,
                 lambda: seeds.torch_seed(*stream), self.who, spec.precision,

@@ -34,7 +34,7 @@ from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
-from byzpy_tw.workers.shards import check_shard
+from byzpy_tw.workers.shards import check_shard, shard_of
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 # Seconds of a core.  Smaller gradients are mostly the interpreter's work; up to `MAX_GROUP`
@@ -110,8 +110,9 @@ class NodeHost:
                 f"node {node.node} with shard {node.shard}: the run has n={self.spec.n} "
                 f"nodes and {len(self._shards)} shards"
             )
-        shard = self._shards[node.shard]
-        check_shard(node.shard, len(shard), self.spec)
+        number = shard_of(node, len(self._shards), self.spec)
+        shard = self._shards[number]
+        check_shard(number, len(shard), self.spec)
         attack = None
         if node.attack is not None:
             self.prepare_attacks([node.attack])

@@ -25,13 +25,17 @@ def compute_outputs(
     Several inputs are keywords.  Raises `UnsuitableModel`, with `who` in front, if the model
     returns anything else.
     """
+    with multiplication(precision, inputs):
+        return _compute_outputs(model, inputs, task, who, precision)
+
+
+def _compute_outputs(model: nn.Module, inputs: Batch, task: Task, who: str, precision: str) -> Any:
     try:
-        with multiplication(precision, inputs):
-            if precision == FLOAT32:
-                outputs = call_model(model, inputs)
-            else:
-                with autocast(precision, inputs):
-                    outputs = to_float32(call_model(model, inputs))
+        if precision == FLOAT32:
+            outputs = call_model(model, inputs)
+        else:
+            with autocast(precision, inputs):
+                outputs = to_float32(call_model(model, inputs))
     except RuntimeError as e:
         _explain_whole_numbers(model, inputs, who, e)
         raise
@@ -85,9 +89,9 @@ def loss_and_gradient(
     """
     # The leaves are shared between threads: `grad` returns gradients, where `backward` would
     # write into the leaves.
-    with models.randomness(seed):
-        outputs = compute_outputs(model, inputs, task, who, precision)
     with multiplication(precision, inputs):
+        with models.randomness(seed):
+            outputs = _compute_outputs(model, inputs, task, who, precision)
         loss = task.loss(outputs, targets) / weight
         if not loss.requires_grad:
             return loss.detach(), [None] * len(leaves)

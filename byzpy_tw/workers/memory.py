@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from attrs import frozen
+from attrs import define
 
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.plugin_code import exception_text
@@ -19,7 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _NO_MEMORY in exception_text(error)
 
 
-@frozen
+@define  # made faster than a frozen one
 class explain_out_of_memory:
     """Context manager of a computation with a batch of `examples`.
 

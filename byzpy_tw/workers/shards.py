@@ -12,13 +12,14 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
-from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
-    A plugin's partition is called twice; raises `BrokenPlugin` where the results differ.
+    A partition's `byzantine_shards` further ones are for Byzantine nodes (`shard_of`).  A plugin's
+    partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
     def cut() -> list[np.ndarray]:
@@ -42,13 +43,25 @@ def _targets_for(partition: Any, spec: RunSpec, data: Dataset) -> np.ndarray:
     if getattr(partition, "by_node", False):
         if data.nodes is None:
             raise UnsuitableData(
-                f"partition {spec.partition!r} needs the participant of each example, and data "
+                f"partition {spec.partition!r} needs the node of each example, and data "
                 f"{data.name!r} names none: add an array node_train, Dataset(nodes=...), or use "
                 "another --partition"
             )
         return data.nodes.numpy()
     y = data.labels
     return (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
+
+
+def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:
+    """Return the number of `node`'s shard, of the `shards` that the partition cut.
+
+    Byzantine nodes take turns at those beyond the honest nodes' own; where there are none, each
+    has a copy of an honest node's.
+    """
+    further = shards - spec.shards
+    if node.honest or further <= 0:
+        return node.shard
+    return spec.shards + (node.node - spec.shards) % further
 
 
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:

@@ -23,11 +23,11 @@ from attrs import define, frozen
 from torch import Tensor
 
 from byzpy_tw import batches, global_random
-from byzpy_tw.batches import map_tensors, tensors_of
+from byzpy_tw.batches import Batch, map_tensors, tensors_of
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.given.function_task import FunctionTask
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugins.plugin_task import PluginTask, tensors_in
+from byzpy_tw.tasks.function_task import FunctionTask
 
 TASK_EXAMPLES = 8  # of each batch, at most
 _LOOKED_AT = 512  # examples that those are chosen from, where their targets are small
@@ -35,7 +35,7 @@ _NUMBERS = 2**16  # in the targets of these, at most
 _TOLERANCE = 1e-4  # relative: two parts are rounded otherwise than the whole
 _CURE = "a part of a batch is computed apart from the others, on any thread"
 
-Batch = tuple[Any, batches.Batch]  # outputs and targets
+Pair = tuple[Any, Batch]  # outputs and targets
 
 
 @frozen(eq=False)
@@ -48,8 +48,8 @@ class _Answers:
     digests: tuple[Any, ...]  # equal for equal bits
 
 
-def try_task(task: PluginTask, first: Batch, other: Batch) -> None:
-    """Raise `BadRuleOutput` or `BrokenPlugin` where `task` is unfit, tried on two batches."""
+def try_task(task: PluginTask, first: Pair, other: Pair) -> None:
+    """Raise `BadRuleOutput` or `BrokenPlugin` where `task` is unfit, tried on two pairs."""
     trial, before = _TaskTrial(task), snapshot(task.made)
     found, moved = global_random.detect_draws(
         lambda: trial.answers(*first), lambda: trial.answers(*first)
@@ -81,7 +81,7 @@ def try_task(task: PluginTask, first: Batch, other: Batch) -> None:
 class _TaskTrial:
     task: PluginTask
 
-    def answers(self, outputs: Any, targets: batches.Batch) -> _Answers:
+    def answers(self, outputs: Any, targets: Batch) -> _Answers:
         """Return the answers for a batch, in memory of its own; raises what is wrong with one."""
         weight = self._unchanged("weight", targets)
         loss, gradients = self._loss(outputs, targets)
@@ -98,7 +98,7 @@ class _TaskTrial:
         )
         return _Answers(weight, loss, sums, digests)
 
-    def _loss(self, outputs: Any, targets: batches.Batch) -> tuple[float, list[Any]]:
+    def _loss(self, outputs: Any, targets: Batch) -> tuple[float, list[Any]]:
         leaves = _copy(outputs, True)
         loss = self._unchanged("loss", leaves, targets)
         needed = [tensor for tensor in tensors_in(leaves) if tensor.requires_grad]
@@ -128,18 +128,18 @@ class _TaskTrial:
                         f"{dict(sums)!r:.200} and weight {weight}"
                     )
 
-    def check_parts(self, batch: Batch, whole: _Answers) -> None:
-        """Raise `BadRuleOutput` unless the answers for parts of `batch` add up to `whole`."""
-        count = batches.length(batch[1])
+    def check_parts(self, pair: Pair, whole: _Answers) -> None:
+        """Raise `BadRuleOutput` unless the answers for parts of `pair` add up to `whole`."""
+        count = batches.length(pair[1])
         for first in dict.fromkeys((count // 2, 2, count - 2)):
             if 0 < first < count:
-                self._check_cut(batch, whole, first)
+                self._check_cut(pair, whole, first)
 
-    def _check_cut(self, batch: Batch, whole: _Answers, first: int) -> None:
-        targets = batch[1]
+    def _check_cut(self, pair: Pair, whole: _Answers, first: int) -> None:
+        targets = pair[1]
         count = batches.length(targets)
         places = slice(first), slice(first, None)
-        parts = [_part(batch[0], place, count) for place in places]
+        parts = [_part(pair[0], place, count) for place in places]
         if any(part is None for part in parts):
             return  # outputs that cannot be cut
         one, two = (self.answers(p, batches.cut(targets, at)) for p, at in zip(parts, places))
@@ -157,17 +157,17 @@ class _TaskTrial:
                 kind = "halves of a batch" if first == count // 2 else f"parts of {count} examples"
                 raise BadRuleOutput(
                     f"{who}: the {what} of two {kind}, {a:g} and {b:g}, is {total:g} of the "
-                    f"whole: {self._explain(batch)}; {_CURE}"
+                    f"whole: {self._explain(pair)}; {_CURE}"
                 )
 
-    def _explain(self, batch: Batch) -> str:
+    def _explain(self, pair: Pair) -> str:
         made = self.task.made
         if isinstance(made, FunctionTask):
-            return made.explain_no_mean(*batch)
+            return made.explain_no_mean(*pair)
         return "return sums, not means"
 
 
-def choose_examples(targets: batches.Batch, stream: np.random.Generator) -> np.ndarray:
+def choose_examples(targets: Batch, stream: np.random.Generator) -> np.ndarray:
     """Return the places of a batch in `targets`: of as many different ones as there are, in order.
 
     A loss that weighs its targets is no mean over examples, which equal ones would not show.

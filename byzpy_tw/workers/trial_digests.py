@@ -29,7 +29,8 @@ from byzpy_tw.workers.precision import FLOAT32, ROUNDING
 TOLERANCE = ROUNDING[FLOAT32]  # relative, between processes whose bits may differ
 _STRETCHES = 16  # of a gradient, whose norms are compared
 _HEX = matches_re(r"[0-9a-f]{64}")
-_OPTIONAL_HEX = optional([instance_of(str), _HEX])
+OPTIONAL_HEX = optional([instance_of(str), _HEX])
+_CONSTANTS = ("frozen", "buffers")  # fields after 0.1, which travel apart from the others
 
 
 def is_finite(gradient: TrialDigests | GradientDigests) -> bool:
@@ -76,8 +77,8 @@ class TrialDigests:
     norms: tuple[float, ...] = field(
         validator=[max_len(_STRETCHES), deep_iterable(instance_of(float), instance_of(tuple))]
     )
-    frozen: str | None = field(default=None, validator=_OPTIONAL_HEX)
-    buffers: str | None = field(default=None, validator=_OPTIONAL_HEX)
+    frozen: str | None = field(default=None, validator=OPTIONAL_HEX)
+    buffers: str | None = field(default=None, validator=OPTIONAL_HEX)
 
     @classmethod
     def of(
@@ -113,7 +114,9 @@ class TrialDigests:
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), sort_keys=True)
+        """Encode what a trainer of 0.1 knows, which refuses any other key."""
+        known = {name: value for name, value in self.to_dict().items() if name not in _CONSTANTS}
+        return json.dumps(known, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> TrialDigests:

@@ -149,7 +149,7 @@ def partition_tests(
         least = per_shard * shards
         kinds = st.integers(0, shards - 1) if by_node else _labels
         labels = draw(arrays(np.int64, st.integers(least, least + 130), elements=kinds))
-        if by_node:  # each participant has an example
+        if by_node:  # each node has an example
             labels[:shards] = np.arange(shards)
         return labels, shards
 

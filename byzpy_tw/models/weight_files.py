@@ -5,7 +5,6 @@ Such files hold numbers and names, never code.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from byzpy_tw import files
 from byzpy_tw.errors import ByzpyTwError, CannotRecord, UnsuitableModel
 from byzpy_tw.models.trained import trained_parameters
 from byzpy_tw.text import clean, clip
+from byzpy_tw.user_files import FileFault, open_safetensors
 
 SUFFIX = ".safetensors"
 _NAMED = 3  # tensors in a message
@@ -129,23 +129,11 @@ def write_values(path: Path, values: Mapping[str, Tensor]) -> None:
 @contextmanager
 def _open(path: Path, error: type[ByzpyTwError]) -> Iterator[Any]:
     """Open the file `path` for reading; raise `error` for one that is not there, or damaged."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe waits
-            raise error(f"{path} is no regular file")
-        with open(path, "rb"):  # safetensors says no more than that it failed
-            pass
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path, "pt") as file:
             yield file
-    except OSError as e:
-        raise error(f"cannot read {path}: {e.strerror or e}") from None  # it has nothing to add
-    except SafetensorError as e:
-        why = clean(clip(" ".join(str(e).split()), 200), 200)
-        # A zip archive, as torch.save writes: it would run code when it is read.
-        saved = "; torch.save wrote it: use safetensors.torch.save_file(model.state_dict(), ...)"
-        hint = saved if zipfile.is_zipfile(path) else ""
-        raise error(f"{path} is no file of safetensors, or is damaged: {why}{hint}") from None
+    except FileFault as fault:
+        raise error(f"{path} {fault}") from None  # it has nothing to add
 
 
 def _compare(

@@ -1,4 +1,4 @@
-"""The objects given for one run: told from names, put into a registry, compared with a record."""
+"""The objects of one run: told from names, put into a registry, compared with a record."""
 
 from __future__ import annotations
 
@@ -12,42 +12,38 @@ import attrs
 from attrs import field, frozen
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.given.factories import GivenObject, to_given
-from byzpy_tw.given.options import KINDS, is_object, recorded_texts
+from byzpy_tw.objects.factories import RunObject, to_run_object
+from byzpy_tw.objects.options import KINDS, is_object, recorded_texts
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.plugins.plugin_objects import GIVEN, recorded_object
+from byzpy_tw.plugins.recorded_object import FIRST_WORD, OBJECT, recorded_object
 from byzpy_tw.plugins.registry import Entry
 from byzpy_tw.text import clean_value, clip, printable
 
 
 @frozen(eq=False)
-class GivenObjects:
+class RunObjects:
     """The objects of a run, by their option."""
 
-    by_option: Mapping[str, Sequence[GivenObject | str]] = field(factory=dict)
+    by_option: Mapping[str, Sequence[RunObject | str]] = field(factory=dict)
 
     @classmethod
-    def split(cls, options: Mapping[str, Any]) -> tuple[GivenObjects, dict[str, Any]]:
+    def split(cls, options: Mapping[str, Any]) -> tuple[RunObjects, dict[str, Any]]:
         """Return the objects among `options`, and all options with texts in their place."""
-        found: dict[str, list[GivenObject | str]] = {}
+        found: dict[str, list[RunObject | str]] = {}
         for option, value in options.items():
             if is_object(option, value):
                 many = option == "pre_aggregator" and isinstance(value, (list, tuple))
                 things = value if many else [value]
                 found[option] = [
-                    thing if isinstance(thing, str) else to_given(option, thing)
+                    thing if isinstance(thing, str) else to_run_object(option, thing)
                     for thing in things
                 ]  # fmt: skip
-        texts = {
-            option: tuple(_text(one) for one in given) if option == "pre_aggregator"
-            else _text(given[0])
-            for option, given in found.items()
-        }  # fmt: skip
-        return cls(found), {**options, **texts}
+        objects = cls(found)
+        return objects, {**options, **objects.texts()}
 
     @classmethod
-    def of_record(cls, folder: Path, config: Any, objects: Mapping[str, Any]) -> GivenObjects:
+    def of_record(cls, folder: Path, config: Any, objects: Mapping[str, Any]) -> RunObjects:
         """Return `objects`, by option, of the run in `folder` with this configuration.
 
         Raises `RunDirectoryError` where they are not those of the run.
@@ -56,24 +52,36 @@ class GivenObjects:
             if option not in KINDS:
                 near = suggest_nearest(option, KINDS)
                 raise ConfigError(f"no object is given as {clip(option)}={near}")
-        given, _ = cls.split(objects)
-        given.check_recorded(folder, config)
-        return given
+        made, _ = cls.split(objects)
+        made.check_recorded(folder, config)
+        return made
+
+    def texts(self, recorded: Any = None) -> dict[str, str | tuple[str, ...]]:
+        """Return the options that have objects, as texts: as `recorded` has them where it does."""
+        found: dict[str, str | tuple[str, ...]] = {}
+        for option, objects in self.by_option.items():
+            known = [] if recorded is None else recorded_texts(recorded, option)
+            texts = tuple(_text(one, known) for one in objects)
+            found[option] = texts if option == "pre_aggregator" else texts[0]
+        return found
 
     def __bool__(self) -> bool:
         return bool(self.by_option)
 
-    def _of_kind(self) -> Iterator[tuple[str, list[GivenObject]]]:
+    def _of_kind(self) -> Iterator[tuple[str, list[RunObject]]]:
         for option, (kind, _) in KINDS.items():
-            given = [g for g in self.by_option.get(option, ()) if isinstance(g, GivenObject)]
-            if given:
-                yield kind, given
+            objects = [o for o in self.by_option.get(option, ()) if isinstance(o, RunObject)]
+            if objects:
+                yield kind, objects
 
     def add_to(self, registry: Registry) -> Registry:
         """Return `registry` with these objects under the name that their texts have."""
         names = {kind: dict(entries) for kind, entries in registry.names.items()}
-        for kind, given in self._of_kind():
-            names[kind][GIVEN] = Entry(kind, GIVEN, _Factory(given), GIVEN, "0", named_seed=False)
+        for kind, objects in self._of_kind():
+            entry = Entry(
+                kind, OBJECT, _Factory(objects), OBJECT, "0", named_seed=False, is_object=True
+            )
+            names[kind] = {FIRST_WORD: entry, **names[kind], OBJECT: entry}
         return attrs.evolve(registry, names=names)
 
     def check_recorded(self, folder: Path, recorded: Any) -> None:
@@ -84,9 +92,8 @@ class GivenObjects:
         faults = []
         for option in KINDS:
             then = recorded_texts(recorded, option)
-            now = [
-                _text(one) for one in self.by_option.get(option, ()) if isinstance(one, GivenObject)
-            ]
+            objects = self.by_option.get(option, ())
+            now = [_text(one, then) for one in objects if isinstance(one, RunObject)]
             if not then:
                 continue
             if not now:
@@ -100,8 +107,10 @@ class GivenObjects:
             )
 
 
-def _text(one: GivenObject | str) -> str:
-    return one if isinstance(one, str) else one.text
+def _text(one: RunObject | str, recorded: Sequence[str] = ()) -> str:
+    if isinstance(one, str):
+        return one
+    return one.first_text if one.first_text in recorded else one.text
 
 
 def _shown(texts: Sequence[str]) -> str:
@@ -113,9 +122,14 @@ def _shown(texts: Sequence[str]) -> str:
 class _Factory:
     """The factory of one kind: makes the object whose name and digest it is called with."""
 
-    def __init__(self, given: Sequence[GivenObject]) -> None:
-        self._by_key = {(g.name, g.digest): g for g in given}
-        takes = dict.fromkeys(name for g in given for name in g.takes)
+    def __init__(self, objects: Sequence[RunObject]) -> None:
+        self._by_key = {
+            (one.name, digest): one
+            for one in objects
+            for digest in (one.first_digest, one.digest)
+            if digest
+        }
+        takes = dict.fromkeys(name for one in objects for name in one.takes)
         keyword = Parameter.KEYWORD_ONLY
         self.__annotations__ = {"name": str, "digest": str}
         self.__signature__ = Signature(
@@ -123,12 +137,14 @@ class _Factory:
             + [Parameter(name, keyword, default=None) for name in takes]
         )
         # A model may name its task by an attribute of its class.
-        self.task = getattr(getattr(given[0].make, "factory", None), "task", None)
+        self.task = getattr(getattr(objects[0].make, "factory", None), "task", None)
 
     def __call__(self, *, name: str, digest: str, **filled: Any) -> Any:
-        given = self._by_key.get((name, digest))
-        if given is None:
-            known = ", ".join(f"{n} ({d})" for n, d in self._by_key)
+        found = self._by_key.get((name, digest))
+        if found is None:
+            known = ", ".join(
+                dict.fromkeys(f"{o.name} ({o.digest})" for o in self._by_key.values())
+            )
             raise ConfigError(f"{name} ({digest}) was not given, but {known}")
-        taken = [key for key, needed in given.takes.items() if needed or key in filled]
-        return given.make(**{key: filled.get(key) for key in taken})
+        taken = [key for key, needed in found.takes.items() if needed or key in filled]
+        return found.make(**{key: filled.get(key) for key in taken})

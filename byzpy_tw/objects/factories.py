@@ -16,20 +16,23 @@ import torch
 from attrs import define, field, frozen
 from torch import nn
 
+from byzpy_tw.code_names import qualified_name
 from byzpy_tw.errors import ConfigError, UnsuitableModel
-from byzpy_tw.given.code_digest import DIGITS, code_digest, qualified_name
-from byzpy_tw.given.data import to_dataset
-from byzpy_tw.given.function_task import FunctionTask, check_loss_function
-from byzpy_tw.given.options import KINDS
-from byzpy_tw.plugins.plugin_objects import GIVEN
-from byzpy_tw.text import clip
+from byzpy_tw.objects.code_digest import code_digest
+from byzpy_tw.objects.data import to_dataset
+from byzpy_tw.objects.options import KINDS
+from byzpy_tw.plugins.recorded_object import FIRST_WORD, object_text
+from byzpy_tw.tasks.function_task import FunctionTask, check_loss_function
+from byzpy_tw.text import DIGITS, clip
 
+# Of a dataset, beside its tensors: what decides a run's bits.
+_DECIDING = ("classes", "mean", "std", "task", "augment")
 _METHODS = ("loss", "measure")  # which tell a task from a loss function
 
 
 @frozen(eq=False)
-class GivenObject:
-    """One object that a user gave for an option, and how the run makes what it needs of it."""
+class RunObject:
+    """An object in the place of an option's name, and how the run makes what it needs of it."""
 
     option: str
     name: str
@@ -37,23 +40,36 @@ class GivenObject:
     make: Callable[..., Any]
     # The values of the run that `make` is called with; whether it must be.
     takes: Mapping[str, bool] = field(factory=dict)
+    first_digest: str = ""  # as the first records have it, where it differs
 
     @property
     def text(self) -> str:
         """Its value as the option of a run: a name in the records, for no code."""
-        return f"{GIVEN}:name={self.name},digest={self.digest}"
+        return object_text(self.name, self.digest)
+
+    @property
+    def first_text(self) -> str:
+        """Its value as the first records have it."""
+        return object_text(self.name, self.first_digest or self.digest, FIRST_WORD)
 
 
-def to_given(option: str, thing: Any) -> GivenObject:
-    """Return `thing` as it was given for `option`; raises `ConfigError` for the wrong kind."""
+def to_run_object(option: str, thing: Any) -> RunObject:
+    """Return `thing` as an object for `option`; raises `ConfigError` for the wrong kind."""
     if option == "dataset":
         data = to_dataset(thing)
-        name = qualified_name(thing) if inspect.isroutine(thing) else data.name
-        return GivenObject(option, _word(name), data.digest()[:DIGITS], lambda: data)
+        name = _word(qualified_name(thing) if inspect.isroutine(thing) else data.name)
+        digest = _digest(
+            option, name, (type(data), data.digest(), *(getattr(data, what) for what in _DECIDING))
+        )
+        return RunObject(option, name, digest, lambda: data, first_digest=data.digest()[:DIGITS])
     make, takes = _MAKERS.get(option, _of_rule)(option, thing)
     name = qualified_name(thing)
+    return RunObject(option, name, _digest(option, name, thing), make, takes)
+
+
+def _digest(option: str, name: str, thing: Any) -> str:
     try:
-        return GivenObject(option, name, code_digest(thing), make, takes)
+        return code_digest(thing)
     except RecursionError:
         raise ConfigError(
             f"{option}={name} uses objects that hold one another too deeply for a digest: give a "

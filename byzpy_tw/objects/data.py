@@ -12,16 +12,15 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from byzpy_tw import global_random
-from byzpy_tw.batches import Batch, cut, length, tensors_of
-from byzpy_tw.datasets import Dataset, Split
-from byzpy_tw.datasets.tensors import label_bounds, named, not_finite, rows_where
+from byzpy_tw.batches import Batch, cut, tensors_of
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.from_arrays import ARRAYS, Source, make_dataset
 from byzpy_tw.errors import ConfigError, UnsuitableData
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.vectors import sha256_of
 
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 READ_TWICE = 8  # items, to find transforms that draw; one that flips half escapes 1 time in 256
-MOST_CLASSES = 100_000  # that are found in labels; more are given as ``Dataset(classes=...)``
+_MORE_CLASSES = "byzpy_tw.Dataset(..., classes={})".format
 _EXPECTED = (
     "four arrays (x_train, y_train, x_test, y_test), two torch datasets (train, test), or a "
     "byzpy_tw.Dataset"
@@ -49,8 +48,12 @@ def to_dataset(given: Any) -> Dataset:
             raise ConfigError(f"dataset= is two arrays, expected {_EXPECTED}")
         doubts: list[str] = []
         train, test = (_read(of, what, doubts) for of, what in zip(given, ("train", "test")))
-        return _make("torch-datasets", (*train, *test), warnings=tuple(doubts))
-    return _make("arrays", tuple(_batch(name, array) for name, array in zip(ARRAYS, given)))
+        source = Source("dataset=(train, test)", _MORE_CLASSES, from_python=True)
+        arrays = dict(zip(ARRAYS, (*train, *test)))
+        return make_dataset(source, "torch-datasets", arrays, warnings=tuple(doubts))
+    source = Source(f"dataset=({', '.join(ARRAYS)})", _MORE_CLASSES, from_python=True)
+    arrays = {name: _batch(name, array) for name, array in zip(ARRAYS, given)}
+    return make_dataset(source, "arrays", arrays)
 
 
 # -- arrays ---------------------------------------------------------------------
@@ -81,9 +84,7 @@ def _tensor(name: str, array: Any) -> Tensor:
 
 def _from_numpy(name: str, array: np.ndarray) -> Tensor:
     kind = array.dtype
-    if kind.kind == "u" and kind.itemsize > 1:  # torch computes with few of these
-        array = array.astype(np.int64)
-    elif not kind.isnative:
+    if not kind.isnative:
         array = array.astype(kind.newbyteorder("="))
     try:
         with warnings.catch_warnings():
@@ -94,69 +95,6 @@ def _from_numpy(name: str, array: np.ndarray) -> Tensor:
         raise UnsuitableData(
             f"{name} is an array of {kind}{cure}, expected numbers: float32, uint8 or int64"
         ) from None
-
-
-def _make(name: str, given: Sequence[Batch], warnings: tuple[str, ...] = ()) -> Dataset:
-    """Return the dataset of examples and targets in the order of `ARRAYS`."""
-    batches = dict(zip(ARRAYS, given))
-    for what in ARRAYS[1::2]:
-        if isinstance(y := batches[what], Tensor):
-            batches[what] = _targets(y)
-    for what, batch in batches.items():
-        _check(what, batch)
-    for examples, targets in (ARRAYS[:2], ARRAYS[2:]):
-        counts = length(batches[examples]), length(batches[targets])
-        if counts[0] != counts[1]:
-            raise UnsuitableData(
-                f"{examples} has {counts[0]} examples and {targets} {counts[1]}, expected as many"
-            )
-    x_train, y_train, x_test, y_test = batches.values()
-    train, test = Split(x_train, y_train), Split(x_test, y_test)
-    return Dataset(name, train, test, classes=_classes(train.y, test.y), warnings=warnings)
-
-
-def _targets(y: Tensor) -> Tensor:
-    """Return labels as int64, and real numbers as models compute with them."""
-    if y.dtype == torch.float64:
-        return y.to(torch.float32)
-    return y.to(torch.int64) if _are_labels(y) else y
-
-
-def _are_labels(y: Batch) -> bool:
-    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
-    return isinstance(y, Tensor) and whole and y.ndim == 1 and y.dtype != torch.bool
-
-
-def _check(what: str, batch: Batch) -> None:
-    """Raise `UnsuitableData` where `batch` has no examples, or targets hold NaN or infinity."""
-    if isinstance(batch, Mapping) and not batch:
-        raise UnsuitableData(f"{what} is empty, expected arrays by their names")
-    for name, tensor in named(batch):
-        if tensor.ndim == 0 or (what == "x_train" and not len(tensor)):
-            raise UnsuitableData(
-                f"{what}{name} is of shape {tuple(tensor.shape)}: it has no examples"
-            )
-        # Of examples a run warns, as of those in files.
-        if what in ARRAYS[1::2] and (bad := rows_where(not_finite, tensor)):
-            raise UnsuitableData(
-                f"{what}{name} holds NaN or infinity, first in example {bad[0]} of {len(tensor)}: "
-                "leave such examples out, or fill them in"
-            )
-
-
-def _classes(*targets: Batch) -> int | None:
-    """Return the number of classes of labels, one for an example; None of other targets."""
-    labels = [y for y in targets if isinstance(y, Tensor) and _are_labels(y) and len(y)]
-    if not labels:
-        return None
-    bounds = [label_bounds(y) for y in labels]
-    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    if low < 0 or high >= MOST_CLASSES:
-        raise UnsuitableData(
-            f"targets are whole numbers from {low} to {high}: of classes they run from 0; for "
-            "numbers to be predicted give floats, for more classes a byzpy_tw.Dataset"
-        )
-    return high + 1
 
 
 # -- torch datasets ---------------------------------------------------------------

@@ -8,7 +8,6 @@ another version of Python compiles to other bytecode.
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
 import inspect
@@ -24,9 +23,10 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from byzpy_tw.code_names import globals_in, imports_in, names_in
+from byzpy_tw.text import DIGITS
 from byzpy_tw.vectors import sha256_of
 
-DIGITS = 12  # of a digest in an option's text
 _MOST = 20_000  # objects that one digest looks at
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 # Entries of a class that are Python's, or say where it stands.
@@ -43,6 +43,11 @@ _BY_TEXT = (slice, range, bytearray, PurePath, torch.dtype, torch.device)
 # Of a function's flags: its kinds of arguments, generator, coroutine; not how it was compiled.
 _KINDS = 0x3FF & ~inspect.CO_NESTED & ~inspect.CO_NOFREE
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+# Modules of this package, as they were called when the first digests were recorded.
+_RECORDED_NAMES = {
+    "byzpy_tw.models.weight_files": "byzpy_tw.models.value_files",
+    "byzpy_tw.tasks.function_task": "byzpy_tw.given.function_task",
+}
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
 # Packages whose objects have a state that matters, such as the settings of a loss.
 _STATEFUL = frozenset({"torch", "torchvision", "byzpy_tw", "attr", "attrs", "transformers", "peft"})
@@ -51,6 +56,11 @@ _STATEFUL = frozenset({"torch", "torchvision", "byzpy_tw", "attr", "attrs", "tra
 def code_digest(thing: Any) -> str:
     """The first hex digits of the digest of `thing` and of all that it uses."""
     return _Digest().of(thing).hex()[:DIGITS]
+
+
+def _recorded_name(name: str) -> bytes:
+    """Return the name of code of a library as digests have it."""
+    return _RECORDED_NAMES.get(name, name).encode()
 
 
 def _is_library(module: str | None) -> bool:
@@ -106,45 +116,28 @@ class _Digest:
         return (b"code", code.co_code, code.co_consts, *names, counts, code.co_exceptiontable)
 
     def _object(self, thing: Any) -> Iterable[Any]:
-        if isinstance(thing, _BY_NAME):
-            return (b"name", getattr(thing, "__qualname__", thing.__name__).encode())
-        if isinstance(thing, _BY_TEXT):
-            return (b"text", type(thing).__name__.encode(), str(thing).encode())
-        if isinstance(thing, Tensor):
-            readable = thing.layout is torch.strided and thing.device.type != "meta"
-            content = sha256_of(thing.detach().reshape(-1)) if readable else str(thing.dtype)
-            return (b"tensor", tuple(thing.shape), content)
-        if isinstance(thing, np.generic):
-            return (b"scalar", str(thing.dtype).encode(), thing.tobytes())
-        if isinstance(thing, np.ndarray):
-            if thing.dtype.hasobject:
-                return (b"array", thing.shape, thing.tolist())
-            flat = np.ascontiguousarray(thing).reshape(-1).view(np.uint8)
-            return (
-                b"array",
-                str(thing.dtype).encode(),
-                thing.shape,
-                hashlib.sha256(flat.data).digest(),
-            )
-        if isinstance(thing, list):
-            return (b"list", *thing)
-        if isinstance(thing, Mapping):
-            return (b"dict", *(part for _, pair in self._sort_by_key(thing) for part in pair))
-        if isinstance(thing, functools.partial):
-            return (b"partial", thing.func, thing.args, thing.keywords)
-        if isinstance(thing, types.MethodType):
-            return (b"method", thing.__func__, thing.__self__)
-        if isinstance(thing, (staticmethod, classmethod)):
-            return (b"function", thing.__func__)
-        if isinstance(thing, property):
-            return (b"property", thing.fget, thing.fset, thing.fdel)
-        if isinstance(thing, functools._lru_cache_wrapper):
-            return (b"function", thing.__wrapped__)
-        if isinstance(thing, type):
-            return self._class(thing)
-        if isinstance(thing, types.FunctionType):
-            return self._function(thing)
+        for kinds, read in _READERS:
+            if isinstance(thing, kinds):
+                return read(self, thing)
         return self._instance(thing)
+
+    def _name(self, thing: Any) -> Iterable[Any]:
+        return (b"name", _recorded_name(getattr(thing, "__qualname__", thing.__name__)))
+
+    def _tensor(self, tensor: Tensor) -> Iterable[Any]:
+        readable = tensor.layout is torch.strided and tensor.device.type != "meta"
+        content = sha256_of(tensor.detach().reshape(-1)) if readable else str(tensor.dtype)
+        return (b"tensor", tuple(tensor.shape), content)
+
+    def _array(self, array: np.ndarray) -> Iterable[Any]:
+        if array.dtype.hasobject:
+            return (b"array", array.shape, array.tolist())
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        content = hashlib.sha256(flat.data).digest()
+        return (b"array", str(array.dtype).encode(), array.shape, content)
+
+    def _dict(self, mapping: Mapping[Any, Any]) -> Iterable[Any]:
+        return (b"dict", *(part for _, pair in self._sort_by_key(mapping) for part in pair))
 
     def _sort_by_key(self, mapping: Mapping[Any, Any]) -> list[tuple[bytes, tuple[Any, Any]]]:
         pairs = [(_Digest().of(key), (key, value)) for key, value in mapping.items()]
@@ -152,7 +145,7 @@ class _Digest:
 
     def _class(self, kind: type) -> Iterable[Any]:
         if _is_library(kind.__module__):
-            return (b"name", kind.__module__.encode(), kind.__qualname__.encode())
+            return (b"name", _recorded_name(kind.__module__), kind.__qualname__.encode())
         own = {
             name: value for name, value in vars(kind).items()
             if name not in _NO_CODE and not isinstance(value, _SLOTS)
@@ -161,11 +154,11 @@ class _Digest:
 
     def _function(self, function: types.FunctionType) -> Iterable[Any]:
         if _is_library(function.__module__):
-            return (b"name", function.__module__.encode(), function.__qualname__.encode())
+            return (b"name", _recorded_name(function.__module__), function.__qualname__.encode())
         cells = [_content(cell) for cell in function.__closure__ or ()]
         used = {
             name: function.__globals__[name]
-            for name in _global_names(function.__code__) if name in function.__globals__
+            for name in globals_in(function.__code__) if name in function.__globals__
         }  # fmt: skip
         modules = _own_modules(function, [*cells, *used.values()])
         defaults = (function.__defaults__, function.__kwdefaults__)
@@ -184,11 +177,29 @@ class _Digest:
         return (b"instance", kind, {**state, **getattr(thing, "__dict__", {})})
 
 
+_READERS: tuple[tuple[Any, Callable[[_Digest, Any], Iterable[Any]]], ...] = (
+    (_BY_NAME, _Digest._name),
+    (_BY_TEXT, lambda _, thing: (b"text", type(thing).__name__.encode(), str(thing).encode())),
+    (Tensor, _Digest._tensor),
+    (np.generic, lambda _, scalar: (b"scalar", str(scalar.dtype).encode(), scalar.tobytes())),
+    (np.ndarray, _Digest._array),
+    (list, lambda _, things: (b"list", *things)),
+    (Mapping, _Digest._dict),
+    (functools.partial, lambda _, thing: (b"partial", thing.func, thing.args, thing.keywords)),
+    (types.MethodType, lambda _, method: (b"method", method.__func__, method.__self__)),
+    ((staticmethod, classmethod), lambda _, thing: (b"function", thing.__func__)),
+    (property, lambda _, thing: (b"property", thing.fget, thing.fset, thing.fdel)),
+    (functools._lru_cache_wrapper, lambda _, cached: (b"function", cached.__wrapped__)),
+    (type, _Digest._class),
+    (types.FunctionType, _Digest._function),
+)  # fmt: skip
+
+
 def _own_modules(function: types.FunctionType, used: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """Yield what `function` may read of modules that are no library's: the names in its code."""
-    names = _names(function.__code__)
+    names = names_in(function.__code__)
     waiting = [thing for thing in used if isinstance(thing, types.ModuleType)]
-    waiting += [sys.modules[name] for name in _imports(function.__code__) if name in sys.modules]
+    waiting += [sys.modules[name] for name in imports_in(function.__code__) if name in sys.modules]
     seen: set[str] = set()
     while waiting:
         module = waiting.pop(0)
@@ -200,45 +211,8 @@ def _own_modules(function: types.FunctionType, used: Iterable[Any]) -> Iterator[
         yield found
 
 
-def _names(code: types.CodeType) -> list[str]:
-    """The names of globals, attributes and modules in `code` and the functions within it."""
-    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return sorted(set(code.co_names).union(*inner))
-
-
-def _imports(code: types.CodeType) -> list[str]:
-    """The names of the modules that `code` and the functions within it import."""
-    found = {str(s.argval) for s in dis.get_instructions(code) if s.opname == "IMPORT_NAME"}
-    inner = (_imports(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return sorted(found.union(*inner))
-
-
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # it is empty yet
         return None
-
-
-def _global_names(code: types.CodeType) -> list[str]:
-    """The names of globals that `code` and the functions within it read, in order."""
-    found = {
-        str(step.argval) for step in dis.get_instructions(code)
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }  # fmt: skip
-    inner = (_global_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return sorted(found.union(*inner))
-
-
-def qualified_name(thing: Any) -> str:
-    """The name of code, or of an object's class, as an option's value may have it."""
-    thing = inspect.unwrap(thing) if isinstance(thing, types.FunctionType) else thing
-    while isinstance(thing, functools.partial):
-        thing = thing.func
-    if getattr(thing, "__name__", "") == "<lambda>":  # which has the name of what it makes
-        used = (thing.__globals__.get(name) for name in _global_names(thing.__code__))
-        thing = next((kind for kind in used if isinstance(kind, type)), thing)
-    named: Callable[..., Any] = thing if hasattr(thing, "__qualname__") else type(thing)
-    words = "".join(c if c.isascii() and c.isalnum() else " " if c in "<>." else "_"
-                    for c in named.__qualname__).split()  # fmt: skip
-    return ".".join(word for word in words if word != "locals")[-60:].lstrip(".") or "code"

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.datasets.tensors import type_name
+from byzpy_tw.datasets.tensors import IGNORED, type_name
 from byzpy_tw.tasks.checks import first_unfit
 
 _WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss, nn.functional.cross_entropy, nn.functional.nll_loss)
@@ -45,7 +45,7 @@ def targets_fault(function: Callable[..., Any], data: Dataset) -> str:
             f"{tuple(y.shape)}: y.astype('float32'){shape}, where the model's outputs have that "
             "shape"
         )
-    ignored = settings.get("ignore_index", -100)
+    ignored = settings.get("ignore_index", IGNORED)
     if kind not in _WEIGHTED or settings.get("reduction", "mean") != "mean":
         return ""
     for name, split in (("training", data.train), ("test", data.test)):

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import nn
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.given.code_digest import code_digest, qualified_name
+from byzpy_tw.code_names import qualified_name
+from byzpy_tw.objects.code_digest import code_digest
 from tests.support import environment, folder
 
 SOURCE = """
@@ -82,7 +83,7 @@ THINGS = {{
 }}
 """
 PRINT = (
-    "\nfrom byzpy_tw.given.code_digest import code_digest"
+    "\nfrom byzpy_tw.objects.code_digest import code_digest"
     "\nprint(*map(code_digest, THINGS.values()))\n"
 )
 

@@ -1,4 +1,4 @@
-"""Descriptions of data files that are not as expected, for users.
+"""Files that users give: opened where they are as expected, and described where they are not.
 
 `FileFault` is raised with a clause that continues the file's name, such as ``is empty``.
 """
@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
+from byzpy_tw.errors import BadParameter
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 HEAD = 512  # bytes that `describe_content` needs
 
 # First bytes, in lower case, of other kinds of files.
@@ -34,6 +39,15 @@ _KINDS = (
 
 class FileFault(Exception):
     """A data file is not as expected; the text continues its name."""
+
+
+def check_name(name: str) -> None:
+    """Raise `BadParameter` unless `name` is a file's name in any folder, and no path."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise BadParameter(
+            f"name must be letters, digits, '_', '-' and '.', the name of files in the data root "
+            f"without their ending and no path, got {name!r:.80}"
+        )
 
 
 def describe_content(head: bytes) -> str:
@@ -69,9 +83,32 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
     except FileNotFoundError:
         if path.is_symlink():
             raise FileFault(f"is a link to {os.readlink(path)}, which is not there") from None
-        raise FileFault("is not there any more") from None
+        raise FileFault("is not there") from None
     except OSError as e:
         raise FileFault(f"cannot be read: {error_reason(e)}") from e
+
+
+@contextmanager
+def open_safetensors(path: Path, framework: str) -> Iterator[Any]:
+    """Open the safetensors file at `path`; raises `FileFault` for one that is none, or damaged.
+
+    With the `framework` ``np`` tensors are NumPy's arrays, and with ``pt`` those of torch.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with open_regular(path) as file:
+        head = file.read(HEAD)
+        try:
+            with safe_open(str(path), framework=framework) as tensors:
+                yield tensors
+        except SafetensorError as e:
+            size = os.fstat(file.fileno()).st_size
+            what = describe_content(head) or f"damaged ({describe_error(e)})"
+            # Such as of torch.save, which would run code when it is read.
+            cure = ": torch.save wrote it? Use safetensors.torch.save_file" * (head[:2] == b"PK")
+            raise FileFault(
+                f"is {what}, {size} bytes in all, expected a safetensors file{cure}"
+            ) from e
 
 
 def size_fault(found: int, wanted: int, is_: str) -> str:
@@ -86,6 +123,11 @@ def size_fault(found: int, wanted: int, is_: str) -> str:
         f"{is_} {found} bytes, its header asks for {wanted}: {off} "
         f"{'byte' if off == 1 else 'bytes'} too {'few' if found < wanted else 'many'}"
     )
+
+
+def describe_error(e: Exception) -> str:
+    """Return `e` with its type in one line of at most 160 characters."""
+    return f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]
 
 
 def error_reason(e: OSError | ValueError) -> str:

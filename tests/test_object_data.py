@@ -16,8 +16,8 @@ from byzpy_tw import Dataset, Split
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, ConfigError, UnsuitableData
-from byzpy_tw.given.data import to_dataset
-from byzpy_tw.given.objects import GivenObjects
+from byzpy_tw.objects.data import to_dataset
+from byzpy_tw.objects.run_objects import RunObjects
 from byzpy_tw.plugins import load
 from byzpy_tw.trainer.preparation import prepare_data
 
@@ -108,17 +108,16 @@ class ArrayTests(SynchronousTestCase):
     def test_mistakes_with_arrays(self) -> None:
         """Each is one line with the array's name, and the cure."""
         for name, value, words in (
-            ("y_test", np.array([0.5, np.inf]), "y_test holds NaN or infinity, first in example 1"),
+            ("y_test", np.array([0.5, np.inf]), "1 of 2 examples, first in example 1: leave"),
             ("x_train", X[:4].tolist(), "x_train is a list, expected an array: numpy.array(x_tr"),
             ("y_train", "abcd", "y_train is a str, expected a NumPy array or a torch tensor"),
             ("x_train", np.array(["a"] * 4), "x_train is an array of <U1, expected numbers"),
             ("x_train", np.array([[1], [1, 2]], dtype=object), "rows of different lengths?"),
-            ("y_train", Y[:3], "x_train has 4 examples and y_train 3, expected as many"),
+            ("y_train", Y[:3], "x_train and y_train: 4 examples with 3 labels, expected as many"),
             ("x_test", X[4:, :1], "training and test examples differ in shape: (2,) and (1,)"),
-            ("y_train", np.array([-1, 0, 1, 2]), "whole numbers from -1 to 2: of classes they run "
-                                                 "from 0"),
-            ("y_train", np.array([0, 1, 2, 10**6]), "from 0 to 1000000"),
-            ("x_train", X[:0], "x_train is of shape (0, 2): it has no examples"),
+            ("y_train", np.array([-1, 0, 1, 2]), "whole numbers from -1 to 2: classes run from 0"),
+            ("y_train", np.array([0, 1, 2, 10**6]), "byzpy_tw.Dataset(..., classes=1000001) if"),
+            ("x_train", X[:0], "x_train and y_train: 0 examples with 4 labels"),
             ("x_train", np.float32(1), "x_train is a float32, expected a NumPy array"),
         ):  # fmt: skip
             self.assertIn(words, self.refusal(with_array(name, value)))
@@ -184,7 +183,7 @@ class TorchDatasetTests(SynchronousTestCase):
         """Assert that a run has this warning of its data, and none with --strict."""
         options = {"model": "logreg", "dataset": dataset, "task": None, "batch_size": 1,
                    "num_honest": 2, "num_byz": 0, "f": 0, "aggregator": "mean"}  # fmt: skip
-        given, named = GivenObjects.split(options)
+        given, named = RunObjects.split(options)
         registry = given.add_to(load(only=()))
         config = RunConfig(in_process=True, **named)
         found = prepare_data(config, registry, resolve_rules(config, registry), 1)
@@ -214,7 +213,7 @@ class TorchDatasetTests(SynchronousTestCase):
             (3, "the train dataset is a int, expected", ConfigError),
             (Broken(1), "the train dataset raised OSError: the disk is gone", BrokenPlugin),
             (Pairs((1, 2, 3)), "item 0 is a tuple of 3, expected (input, target)", UnsuitableData),
-            (Pairs(({}, 1)), "x_train is empty, expected arrays by their names", UnsuitableData),
+            (Pairs(({}, 1)), "examples: a mapping of 0 tensors, expected 1 to 100", UnsuitableData),
             (Pairs(({"a": 1}, 1), (2, 1)), "x_train: item 0 is a dict, expected", UnsuitableData),
             (Pairs((torch.ones(2), 1), (torch.ones(3), 1)), "item 1 is (3,)", UnsuitableData),
             (Pairs((torch.ones(2), "cat")), "y_train: item 0 is a str", UnsuitableData),

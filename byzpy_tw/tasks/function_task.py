@@ -11,11 +11,11 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.batches import Batch, Shape, length, map_tensors
+from byzpy_tw.code_names import qualified_name
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, ConfigError
-from byzpy_tw.given.code_digest import qualified_name
-from byzpy_tw.given.torch_losses import targets_fault, weights_fault
-from byzpy_tw.tasks import ACCURACY, Metric
+from byzpy_tw.tasks.metric import ACCURACY, Metric
+from byzpy_tw.tasks.torch_losses import targets_fault, weights_fault
 
 MEAN_LOSS = Metric("mean_loss", better="lower", format=".4g")
 

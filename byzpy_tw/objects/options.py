@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from byzpy_tw.plugins.plugin_objects import recorded_object
+from byzpy_tw.plugins.recorded_object import recorded_object
 
 _RULES = ("f", "q", "chunk_size")
 # By option: the kind of thing, and the values of the run that a class of such may take.
@@ -39,6 +39,11 @@ def recorded_texts(config: Any, option: str) -> list[str]:
     return [text for text in texts if text is not None and recorded_object(text) is not None]
 
 
+def given_options(config: Any) -> list[str]:
+    """Return the options of a run's configuration that were given objects."""
+    return [option for option in KINDS if recorded_texts(config, option)]
+
+
 def has_objects(config: Any) -> bool:
     """Return whether the run of this configuration was given objects."""
-    return any(recorded_texts(config, option) for option in KINDS)
+    return bool(given_options(config))
