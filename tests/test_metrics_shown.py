@@ -351,7 +351,8 @@ class SweepTests(SynchronousTestCase):
             changes: dict[str, Any] = {
                 "metrics": {metric.name: {"final": value, "worst": worst, "best": value}},
                 "status": "diverged" if value is None else "finished",
-                "task_metrics": (metric,), "curve": ((5, value or 0.0),),
+                "task_metrics": (metric,),
+                "evaluations": (results.Evaluation(5, {metric.name: value}),),
             }  # fmt: skip
             found.append(CellResult(cell=cell, ended=tuple(ended(r, **changes) for r in cell.runs)))
         return found
@@ -445,7 +446,7 @@ class SweepTests(SynchronousTestCase):
         path = run_folder(self, regression())
         found = results.read(run, path)
         assert found is not None
-        self.assertEqual((found.task_metrics, found.curve[0]), (METRICS, (5, 10.0)))
+        self.assertEqual((found.task_metrics, found.curve("mse")[0]), (METRICS, (5, 10.0)))
         self.assertEqual(found.metrics["failed"], {"final": 0.75, "worst": 0.75, "best": 0.0})
         result = (path / "result.json").read_text()
         (path / "result.json").write_text(result.replace('"final": 2.5', '"final": 2.6', 1))

@@ -185,7 +185,8 @@ def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
 
 def _line(outcome: CellResult, width: int) -> dict[str, Any]:
     values, columns = Series(), 0
-    for rounds, value in (point for ended in outcome.ended for point in ended.curve):
+    name = outcome.metric.name
+    for rounds, value in (point for ended in outcome.ended for point in ended.curve(name)):
         column = (rounds - 1) // width
         values.add(column, value)
         columns = max(columns, column + 1)
