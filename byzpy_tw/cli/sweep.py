@@ -19,6 +19,12 @@ LISTS = (
     "an --out of its own"
 )
 
+# What workers, and servers of --local, import: done once, before they are forked.
+_WARM_MODULES = (
+    "byzpy_tw.sweep.command", "byzpy_tw.sweep.worker", "byzpy_tw.tap",
+    "byzpy_tw.server.service", "byzpy_tw.server.reload", "byzpy_tw.server.log",
+    "twisted.scripts.twistd",
+)  # fmt: skip
 # Options that lists set, or that no sweep takes.
 _RESERVED = ("attack", "aggregator", "pre_aggregator", "seed", "in_process", *OPTIONS_OF_ONE_RUN)
 
@@ -90,6 +96,12 @@ def run(chosen: argparse.Namespace) -> int:
         defences=defaults.combine_chains(chosen.aggregators, chosen.preaggregators),
         seeds=chosen.seeds,
     )
+    from byzpy_tw.processes.launcher import Launcher
+
+    device = study.options.get("device") or "cpu"
+    launcher = Launcher.fork(
+        *_WARM_MODULES, why_not=None if device == "cpu" else f"--device {device}"
+    )
     from byzpy_tw.sweep.command import run_sweep
 
     return run_sweep(
@@ -97,4 +109,5 @@ def run(chosen: argparse.Namespace) -> int:
         folder=expand_home(chosen.out),
         jobs=chosen.jobs,
         again=chosen.again,
+        launcher=launcher,
     )

@@ -41,6 +41,11 @@ class ForkedProcess:
             for name, (mode, number) in ours.items()
         }
 
+    def write(self, data: bytes) -> None:
+        """Write to its standard input."""
+        if 0 in self.pipes:
+            self.pipes[0].write(data)
+
     def closeStdin(self) -> None:
         if 0 in self.pipes:
             self.pipes[0].loseConnection()
@@ -121,7 +126,7 @@ class Launcher:
         reactor: Any,
         protocol: ProcessProtocol,
         program: ChildProgram,
-        pipes: Mapping[int, str],
+        pipes: Mapping[int, str | int],
     ) -> None:
         """Start `program` with `pipes`, as of `spawnProcess`; `protocol` hears of its end."""
         if self.parent is not None and self._fork(reactor, protocol, program, pipes):
@@ -139,14 +144,18 @@ class Launcher:
         reactor: Any,
         protocol: ProcessProtocol,
         program: ChildProgram,
-        pipes: Mapping[int, str],
+        pipes: Mapping[int, str | int],
     ) -> bool:
         """Order the process; return whether that could be done."""
         assert self.parent is not None
-        ours, theirs = dict[int, Any](), list[int]()
+        ours, theirs, made = dict[int, Any](), list[int](), list[int]()
         for name, mode in sorted(pipes.items()):
+            if isinstance(mode, int):  # it gets one of this process
+                theirs.append(mode)
+                continue
             read, write = os.pipe()
-            theirs.append(read if mode == "w" else write)
+            made.append(read if mode == "w" else write)
+            theirs.append(made[-1])
             ours[name] = mode, write if mode == "w" else read
         try:
             self.parent.order(program, os.environ, theirs)
@@ -156,7 +165,7 @@ class Launcher:
             self.log.warn("cannot order a process: {why}", why=e.strerror or str(e))
             return False
         finally:
-            for number in theirs:
+            for number in made:
                 os.close(number)
         if self._reactor is None:
             self._reactor = reactor

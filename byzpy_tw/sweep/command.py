@@ -22,6 +22,7 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
+from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
@@ -30,13 +31,14 @@ from byzpy_tw.sweep import text
 from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
+from byzpy_tw.sweep.execution import discard
 from byzpy_tw.sweep.grid import Grid, command_line, grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
-from byzpy_tw.sweep.scheduler import Sweep, discard
+from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
@@ -47,8 +49,15 @@ _WATCHING = ("run_started", "round_completed", "run_event", "run_finished")
 _GOOD = (*CONCLUSIVE, "impossible")
 
 
-def run_sweep(study: Study, *, folder: Path, jobs: int | None = None, again: bool = False) -> int:
-    """Run `study` in a reactor of this process; return the exit code.
+def run_sweep(
+    study: Study,
+    *,
+    folder: Path,
+    jobs: int | None = None,
+    again: bool = False,
+    launcher: Launcher | None = None,
+) -> int:
+    """Run `study` in worker processes of `launcher`; return the exit code.
 
     Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
@@ -67,7 +76,10 @@ def run_sweep(study: Study, *, folder: Path, jobs: int | None = None, again: boo
         start_logging(folder)
         from twisted.internet import reactor
 
-        sweep = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
+        sweep = Sweep(
+            grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
+            launcher=launcher or Launcher(), lock=lock.fileno(),
+        )  # fmt: skip
         if again:
             for run in grid.runs:
                 discard(sweep.path(run))
@@ -100,12 +112,12 @@ def jobs_for(base: RunConfig, registry: Registry) -> int:
     """Return the default number of runs at a time.
 
     One on servers, since each run has all of their cores, and one with observers, which
-    could not tell the rounds of two runs apart.  Two in this process, where one computes
-    while the other waits; more would wait for the interpreter.
+    could not tell the rounds of two runs apart.  One for each core where nodes are in the
+    runs' processes, or for as many cores as each has threads.
     """
     watched = any(getattr(registry.manager.hook, name).get_hookimpls() for name in _WATCHING)
-    alone = watched or not base.in_process or base.threads is not None
-    return 1 if alone else min(2, cores())
+    alone = watched or not base.in_process
+    return 1 if alone else max(1, cores() // (base.threads or 1))
 
 
 async def work(sweep: Sweep, reactor: Any) -> int:
