@@ -67,6 +67,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="runs at a time, with --threads threads each (default: 2 in this process, unless "
         "--threads is given; on servers 1)",
     )  # fmt: skip
+    axes.add_argument(
+        "--records", choices=("folders", "lines"),
+        help="a folder for each run, or one line of runs.jsonl, without rounds, checkpoints and "
+        "reports, for thousands of short ones (default: lines from 1,000 runs on, of at most 100 "
+        "rounds each)",
+    )  # fmt: skip
     axes.add_argument("--again", action="store_true", help="repeat runs that are finished, too")
     runs = parser.add_argument_group(
         "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
@@ -110,4 +116,5 @@ def run(chosen: argparse.Namespace) -> int:
         jobs=chosen.jobs,
         again=chosen.again,
         launcher=launcher,
+        records=chosen.records,
     )

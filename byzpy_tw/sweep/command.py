@@ -38,6 +38,7 @@ from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
+from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.text import clean
@@ -56,6 +57,7 @@ def run_sweep(
     jobs: int | None = None,
     again: bool = False,
     launcher: Launcher | None = None,
+    records: str | None = None,
 ) -> int:
     """Run `study` in worker processes of `launcher`; return the exit code.
 
@@ -79,10 +81,12 @@ def run_sweep(
         sweep = Sweep(
             grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
             launcher=launcher or Launcher(), lock=lock.fileno(),
+            records=records or default_records(grid.runs),
         )  # fmt: skip
         if again:
             for run in grid.runs:
                 discard(sweep.path(run))
+            RunLines.below(folder).forget({run.folder for run in grid.runs})
         sweep.load_finished()
         sweep.display = display_for(sweep, sys.stdout, say)
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
@@ -132,6 +136,10 @@ async def work(sweep: Sweep, reactor: Any) -> int:
         f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
         f"{nodes_live(base)}; records in {sweep.folder}"
     )
+    if sweep.records == LINES:
+        display.say(
+            f"  each run is recorded in one line of {FILE} (--records {LINES}), without a folder"
+        )
     if sweep.finished_before:
         display.say(
             f"  {sweep.finished_before} finished before and are not run again (--again runs them)"

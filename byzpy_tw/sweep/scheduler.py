@@ -32,7 +32,8 @@ from byzpy_tw.sweep.execution import RunEnd, RunExecutor, run_path
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.resolve import cache_datasets
-from byzpy_tw.sweep.results import CellResult, RunResult, read
+from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
+from byzpy_tw.sweep.run_lines import FOLDERS, LINES, RunLines
 from byzpy_tw.sweep.worker import Setup, read_data
 from byzpy_tw.sweep.worker_pool import WorkerPool
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -81,11 +82,16 @@ class Sweep:
     display: Display = field(factory=Display)
     _launcher: Launcher | None = None
     _lock: int | None = None
+    records: str = FOLDERS  # or a line for each run
     _ended: dict[str, RunResult] = field(factory=dict, init=False)  # by the run's folder
     _failed: dict[str, str] = field(factory=dict, init=False)
     _fatal: ByzpyTwError | None = field(default=None, init=False)
     _said: set[str] = field(factory=set, init=False)
     finished_before: int = field(default=0, init=False)
+    _lines: RunLines = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._lines = RunLines.below(self.folder)
 
     def path(self, run: PlannedRun) -> Path:
         return run_path(self.folder, run)
@@ -102,9 +108,12 @@ class Sweep:
         return [self.outcome(cell) for cell in self.grid.cells]
 
     def load_finished(self) -> None:
-        """Read the runs that earlier calls finished."""
+        """Read the runs that earlier calls finished, in a folder or a line each."""
+        lines = self._lines.read()
         for run in self.grid.runs:
             result = read(run, self.path(run))
+            if result is None and run.folder in lines:
+                result = of_line(run, lines[run.folder])
             if result is not None and result.is_over:
                 self._ended[run.folder] = result
         self.finished_before = len(self._ended)
@@ -124,7 +133,9 @@ class Sweep:
             if self._launcher is None:
                 registry = cache_datasets(self._registry)
                 await read_data(self._reactor, registry, self.grid.base)
-                executor = RunExecutor(self.folder, registry, self._reactor, self._say)
+                executor = RunExecutor(
+                    self.folder, registry, self._reactor, self._say, self.records == LINES
+                )
             else:
                 executor = pool = WorkerPool(
                     self._setup(), self._launcher, self._reactor, self._say, self._lock
@@ -135,6 +146,7 @@ class Sweep:
                 await pool.stop()
             if servers is not None:
                 await servers.stop()
+            self._lines.close()
         if self._fatal is not None:
             raise self._fatal
 
@@ -147,6 +159,7 @@ class Sweep:
             disabled=tuple(self._registry.disabled),
             plugin_files=tuple(str(file.path) for file in files),
             digests=tuple(file.digest for file in files),
+            lines=self.records == LINES,
         )
 
     def _local_servers(self) -> LocalServers | None:
@@ -198,7 +211,11 @@ class Sweep:
 
     def _collect(self, run: PlannedRun, ended: RunEnd) -> None:
         """Take the result of a run that has ended."""
-        result = read(run, self.path(run))
+        if ended.line is not None:
+            self._lines.append(ended.line)
+            result = of_line(run, ended.line)
+        else:
+            result = read(run, self.path(run)) if self.records == FOLDERS else None
         # A run that could not go on still has the result of its last end.
         if ended.error and (result is None or not ended.recorded):
             self._failed[run.folder] = ended.error

@@ -124,8 +124,9 @@ class _Worker(LineOnlyReceiver):
         registry, config = setup.registry(), from_dict(setup.config)
         await read_data(self._reactor, registry, config)
         return RunExecutor(
-            folder, registry, self._reactor, lambda line: _answer(say=line), setup.lines
-        )
+            folder, registry, self._reactor, lambda line: _answer(say=line), setup.lines,
+            shares_pool=True,
+        )  # fmt: skip
 
     async def _next(self) -> Mapping[str, Any] | None:
         """Return the next order; None where there will be no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -169,16 +170,19 @@ async def run_prepared(
     write: Callable[[str], None],
     terminal: View | None = None,
     launcher: Launcher | None = None,
+    pool: Executor | None = None,
 ) -> RunOutcome:
     """Run `run` to its end; its records are in its folder.
 
     It is shown on `terminal`, by default in lines through `write`.  Servers of ``--local`` are
-    started by `launcher`.  Cancelling closes the run in order and then raises `CancelledError`.
+    started by `launcher`; a `pool` that is given has as many threads as the run, and is not shut
+    down.  Cancelling closes the run in order and then raises `CancelledError`.
     """
     launcher = launcher or Launcher()
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
-    pool = make_pool(threads, begin=partial(run_of_thread.set, run_of_thread.get()))
+    keeps_pool = pool is not None
+    pool = pool or make_pool(threads, begin=partial(run_of_thread.set, run_of_thread.get()))
     observers = Observers(registry)
     views = ViewGroup(terminal or make_line_view(config, write), [observers])
     launcher.warn = views.warn
@@ -228,7 +232,8 @@ async def run_prepared(
         try:
             result = await training.finish(error)
         finally:
-            draw_report(directory.path, views)
+            if directory.has_folder:
+                draw_report(directory.path, views)
             ended = training.ended or training.result(error)
             views.handle(RunEnded(ended))
             if training.status == "interrupted" and training.has_begun:
@@ -240,7 +245,8 @@ async def run_prepared(
             if servers is not None:
                 await servers.stop()
             reactor_thread.release()
-            pool.shutdown(wait=False, cancel_futures=True)
+            if not keeps_pool:
+                pool.shutdown(wait=False, cancel_futures=True)
     failure = cast("ByzpyTwError | None", error)
     gone = run.is_folder_ours and failure is not None and discard_unbegun(directory.path, failure)
     views.handle(RunFinished(result, "" if gone else str(directory.path)))
