@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -78,13 +79,13 @@ class Worker(ProcessProtocol):
             run.callback(RunEnd(**answer))
 
     def processEnded(self, reason: Failure) -> None:
-        how = clean(reason.getErrorMessage(), 300)
+        how = _how_it_ended(reason.value)
         self.over = True
         if not self.ready.called:
-            self.ready.errback(RunFailed(f"a worker ended while it started: {how}"))
+            self.ready.errback(RunFailed(f"a worker {how} while it started"))
         if self._run is not None:
             run, self._run = self._run, None
-            run.errback(WorkerDied(f"its worker ended: {how}"))
+            run.errback(WorkerDied(f"its worker {how}"))
         for waiting in self._waiting:
             waiting.callback(None)
 
@@ -110,6 +111,14 @@ class Worker(ProcessProtocol):
     def _kill(self) -> None:
         with suppress(ProcessExitedAlready):
             self.process.signalProcess("KILL")
+
+
+def _how_it_ended(end: Any) -> str:
+    """Return the end of a process in words."""
+    if getattr(end, "signal", None):
+        return f"was killed by {signal.Signals(end.signal).name}"
+    code = getattr(end, "exitCode", None)
+    return "ended" if code is None else f"ended with exit code {code}"
 
 
 @define(eq=False)
