@@ -40,6 +40,7 @@ from byzpy_tw.sweep.resolve import check_names, guarantees, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
 from byzpy_tw.sweep.scheduler import Sweep
+from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
@@ -115,13 +116,16 @@ def plan_of(study: Study, registry: Registry) -> Plan:
 def jobs_for(base: RunConfig, registry: Registry) -> int:
     """Return the default number of runs at a time.
 
-    One on servers, since each run has all of their cores, and one with observers, which
-    could not tell the rounds of two runs apart.  One for each core where nodes are in the
-    runs' processes, or for as many cores as each has threads.
+    Some for each server, which hosts all nodes of a run.  One with observers, which could not
+    tell the rounds of two runs apart.  One for each core where nodes are in the runs' processes,
+    or for as many cores as each has threads.
     """
     watched = any(getattr(registry.manager.hook, name).get_hookimpls() for name in _WATCHING)
-    alone = watched or not base.in_process
-    return 1 if alone else max(1, cores() // (base.threads or 1))
+    if watched:
+        return 1
+    if servers := len(base.remote_hosts) or base.local:
+        return RUNS_EACH * servers
+    return max(1, cores() // (base.threads or 1))
 
 
 async def work(sweep: Sweep, reactor: Any) -> int:

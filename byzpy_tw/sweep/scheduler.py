@@ -11,7 +11,6 @@ Cancelling ends the current runs in order, and leaves the finished ones as they 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
 from byzpy_tw.sweep.run_lines import FOLDERS, LINES, RunLines
+from byzpy_tw.sweep.server_slots import ServerSlots
 from byzpy_tw.sweep.worker import Setup, read_data
 from byzpy_tw.sweep.worker_pool import WorkerPool
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -123,12 +123,14 @@ class Sweep:
         todo = deque(run for run in self.grid.runs if run.folder not in self._ended)
         if not todo:
             return
-        changes: dict[str, Any] = {}
         servers, pool = self._local_servers(), None
+        slots: ServerSlots | None = None
         try:
+            addresses = self.grid.base.remote_hosts
             if servers is not None:
                 addresses = tuple(str(address) for address in await servers.start())
-                changes = {"local": None, "remote_hosts": addresses, "keys": None}
+            if addresses:
+                slots = ServerSlots(addresses, self._reactor, self._say)
             executor: RunExecutor | WorkerPool
             if self._launcher is None:
                 registry = cache_datasets(self._registry)
@@ -140,8 +142,10 @@ class Sweep:
                 executor = pool = WorkerPool(
                     self._setup(), self._launcher, self._reactor, self._say, self._lock
                 )
-            await self._run_all(todo, executor, changes)
+            await self._run_all(todo, executor, slots)
         finally:
+            if slots is not None:
+                slots.close()
             if pool is not None:
                 await pool.stop()
             if servers is not None:
@@ -177,14 +181,14 @@ class Sweep:
         self,
         todo: deque[PlannedRun],
         executor: RunExecutor | WorkerPool,
-        changes: Mapping[str, Any],
+        slots: ServerSlots | None,
     ) -> None:
         async def work() -> None:
             while todo and self._fatal is None:
                 run = todo.popleft()
                 self.display.run_started(run)
                 try:
-                    await self._run_one(run, executor, changes)
+                    await self._run_one(run, executor, slots)
                 finally:
                     self.display.run_ended(run)
 
@@ -195,13 +199,18 @@ class Sweep:
                 result.raiseException()
 
     async def _run_one(
-        self, run: PlannedRun, executor: RunExecutor | WorkerPool, changes: Mapping[str, Any]
+        self, run: PlannedRun, executor: RunExecutor | WorkerPool, slots: ServerSlots | None
     ) -> None:
         """Execute `run`; its result is in its folder, or its error in `_failed`."""
         threads = run.config.threads or max(1, cores() // self.jobs)
-        config = attrs.evolve(run.config, **changes, threads=threads)
+        config = attrs.evolve(run.config, threads=threads)
+        if config.local is not None:
+            config = attrs.evolve(config, keys=None)
         try:
-            ended = await executor.execute(run, config)
+            if slots is None:
+                ended = await executor.execute(run, config)
+            else:
+                ended = await slots.execute(run, config, executor.execute)
         except CancelledError:
             self._collect(run, RunEnd(recorded=False))
             raise
