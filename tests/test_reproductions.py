@@ -283,7 +283,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(sum(map(len, found.values())), 1)
 
     def test_heat_map_is_the_worst_of_three_attacks(self) -> None:
-        """Of each attack it is the best of the means over the seeds; two attacks are not enough."""
+        """It is the best of each attack's means over the seeds; two attacks are not enough."""
         key = {"aggregator": "trimmed-mean", "partition": "gamma:gamma=0.0", "num_byz": "2"}
         runs = {"sign-flip": [[50, 80], [60, 70]], "opt-ipm": [[70, 30], [40, 90]],
                 "opt-alie:ddof=1": [[90, 10]]}  # fmt: skip

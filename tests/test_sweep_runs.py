@@ -23,12 +23,16 @@ from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import scheduler
-from byzpy_tw.sweep.command import figures, work
+from byzpy_tw.sweep.command import figures, plan_of, work
 from byzpy_tw.sweep.display import LineDisplay
+from byzpy_tw.sweep.estimate import is_done
+from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.scheduler import Sweep
+from byzpy_tw.sweep.study import Axis, Study
 from byzpy_tw.trainer.run import RunOutcome
 from tests.support import Process, folder
 from tests.sweep_grids import grid_of
+from tests.test_sweep_study import axis
 
 pytestmark = pytest.mark.slow
 
@@ -128,6 +132,35 @@ class CommandTests(TestCase):
         [path] = (where / "runs").glob("*/result.json")
         digest = json.loads(path.read_text())["parameters_sha256"]
         self.assertEqual(digest, cell["runs"][0]["parameters_sha256"])
+
+
+class ExtendedTests(TestCase):
+    async def test_only_the_rest_is_run(self) -> None:
+        """A rule, a value and an axis more leave what is there, and find it by a dry run too."""
+        where, names = folder(self), load(only=())
+        rules, f = axis("aggregator", "mean", "median"), axis("f", 0, 1)
+
+        def sweep(*axes: Axis) -> Sweep:
+            study = Study(options={**SMALL, "in_process": True}, axes=axes)
+            made = Sweep(grid_of_plan(plan_of(study, names)), where, 1, names, reactor)
+            made.load_finished()
+            return made
+
+        first = sweep(rules, f)
+        await first.run()
+        before = {path: path.read_bytes() for path in where.glob("cells/*/*")}
+        self.assertEqual(len(list(where.glob("cells/*"))), 4)
+        for axes, runs in (
+            ((axis("aggregator", "mean", "krum", "median"), f), 6),
+            ((axis("f", 0, 1, 2), rules), 6),
+            ((rules, f, axis("lr", 0.05, 0.1)), 8),
+        ):
+            bigger = sweep(*axes)
+            self.assertEqual((bigger.finished_before, len(bigger.grid.runs)), (4, runs))
+            self.assertEqual(sum(is_done(run, where) for run in bigger.grid.runs), 4)
+        await bigger.run()
+        self.assertEqual(len(list(where.glob("cells/*"))), 8)
+        self.assertEqual({path: path.read_bytes() for path in before}, before)
 
 
 class LeftTests(TestCase):

@@ -120,8 +120,8 @@ USES = {
 SEARCHED = {
     "models.building": "torch's errors about its meta device have no class of their own; either "
         "way an error is raised, with advice or without",
-    "workers.memory": "torch's error about the memory of a CPU has no class of its own; either way "
-        "an error is raised, with advice or without",
+    "workers.out_of_memory": "torch's error about the memory of a CPU has no class of its own; "
+        "either way an error is raised, with advice or without",
 }  # fmt: skip
 
 

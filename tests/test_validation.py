@@ -27,7 +27,7 @@ from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import CONFIG, ROUNDS, read_run
 from byzpy_tw.report.result import Result
 from byzpy_tw.rounds.evaluator import Evaluator
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
+from byzpy_tw.rounds.statistics_sample import StatisticsSample
 from byzpy_tw.tasks.metric import ACCURACY, Metric, with_validation
 from byzpy_tw.trainer.preparation import check_metric_names
 from byzpy_tw.vectors import sha256_of

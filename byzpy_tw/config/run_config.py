@@ -148,7 +148,7 @@ class RunConfig:
         "small-cnn", "the model: NAME[:key=value,...]", rule, metavar="NAME", node_field="model"
     )
     init: str | None = _training(
-        None, "a .safetensors file with the first values of the trained parameters, by name",
+        None, "a .safetensors file with the initial values of the trained parameters, by name",
         metavar="FILE", bits=False, added=True,
     )  # fmt: skip
     init_sha256: str | None = _training(
@@ -354,8 +354,8 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the options' names, ready for JSON or TOML."""
-        plain = attrs.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        plain = ((f.name, getattr(self, f.name)) for f in attrs.fields(RunConfig))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain}
 
     @property
     def result_options(self) -> dict[str, Any]:

@@ -179,7 +179,7 @@ FILES: Mapping[str, str] = {
     "result.json": "how the run ended; written at its end, however that came",
     "report.html": "the run as a page to look at, in one file; written at its end, and again by "
     "`python -m byzpy_tw report`",
-    "init.safetensors": "the first values of the parameters, where a file gave them (`--init`)",
+    "init.safetensors": "the initial values of the parameters, where a file gave them (`--init`)",
     "checkpoint.{rounds}": "the run's state after that many rounds, in eight digits: "
     "parameters, momentum, what rules and attacks remember, probation.  Written whole, then "
     "renamed; begins with its own SHA-256.  Read with `weights_only=True`: it holds numbers "
@@ -203,7 +203,7 @@ CONFIG_FIELDS = _fields(
           "with `validation_`, and `validation_loss`"),
     Field("chance", "the value of each metric for the best answer that ignores its input, on the "
           "test data, where the task tells it: the accuracy of the most frequent class"),
-    Field("init", "SHA-256 of the parameters' first values; only where a file gives them "
+    Field("init", "SHA-256 of the parameters' initial values; only where a file gives them "
           "(`--init`).  Runs that are equal in `bits` are equal if they are in this, too"),
     Field("data_digest", "SHA-256 of the trainer's data"),
     Field("data_digests", "that of each server's data, since it first joined; they differ with "

@@ -16,7 +16,7 @@ from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
+from byzpy_tw.rounds.statistics_sample import StatisticsSample
 from byzpy_tw.tasks import ACCURACY, Metric, Task
 from byzpy_tw.tasks.metric import VALIDATION, VALIDATION_LOSS, with_validation
 from byzpy_tw.tasks.task import chance_of

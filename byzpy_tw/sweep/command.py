@@ -12,33 +12,35 @@ from attrs import asdict, evolve
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
-from byzpy_tw.config.merge import drop_unused
+from byzpy_tw.config.merge import find_unused
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import say
-from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
-from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
+from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
+from byzpy_tw.sweep.estimate import estimate, is_done, read_measured
 from byzpy_tw.sweep.grid import Grid, command_line, grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
+from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
-from byzpy_tw.sweep.resolve import check_names, guarantees, versions
+from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, run_digest
+from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scheduler import Sweep, discard
 from byzpy_tw.sweep.study import Study
-from byzpy_tw.text import clean
+from byzpy_tw.text import clean, printable
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device
 
@@ -47,15 +49,21 @@ _WATCHING = ("run_started", "round_completed", "run_event", "run_finished")
 _GOOD = (*CONCLUSIVE, "impossible")
 
 
-def run_sweep(study: Study, *, folder: Path, jobs: int | None = None, again: bool = False) -> int:
-    """Run `study` in a reactor of this process; return the exit code.
+def run_sweep(
+    study: Study,
+    *,
+    folder: Path,
+    jobs: int | None = None,
+    again: bool = False,
+    file: str | None = None,
+) -> int:
+    """Run `study`, of `file`, in a reactor of this process; return the exit code.
 
     Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
-    files = read_plugin_files(study.options.get("plugin") or ())
-    registry = load_and_warn(study.options.get("disable_plugin") or (), files)
-    grid = grid_of_plan(plan_of(study, registry))
-    if all(cell.impossible for cell in grid.cells):
+    registry, plan = prepare(study, file)
+    grid = grid_of_plan(plan)
+    if not plan.possible:
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
@@ -76,23 +84,60 @@ def run_sweep(study: Study, *, folder: Path, jobs: int | None = None, again: boo
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
 
 
+def print_dry_run(
+    study: Study,
+    *,
+    folder: Path,
+    jobs: int | None = None,
+    again: bool = False,
+    file: str | None = None,
+) -> int:
+    """Print what `run_sweep` would do, and how long it would take; return the exit code."""
+    registry, plan = prepare(study, file)
+    left = [run for run in plan.possible if again or not is_done(run, folder)]
+    done = len(plan.possible) - len(left)
+    found = estimate(left, read_measured(folder), done)
+    for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
+        say(printable(line))
+    return 0
+
+
+def prepare(study: Study, file: str | None) -> tuple[Registry, Plan]:
+    """Load the plugins of `study`, and make its plan; an error names its `file`."""
+    files = read_plugin_files(study.options.get("plugin") or ())
+    registry = load_and_warn(study.options.get("disable_plugin") or (), files)
+    try:
+        return registry, plan_of(study, registry)
+    except ByzpyTwError as e:
+        raise e if file is None else e.with_text(f"{file}: {e}") from e.__cause__
+
+
 def plan_of(study: Study, registry: Registry) -> Plan:
-    """Make the plan of `study`: look up its names, and find the runs that cannot be run."""
+    """Make the plan of `study`: look up its names, and find the runs that cannot be run.
+
+    Raises `ConfigError` and its kind for mistakes that concern all runs.
+    """
+    check_values(study)
     _, base = next(configurations(study))
-    base = identify_first_values(base)
+    base = identify_initial_values(base)
     if base.init_sha256 is not None:
         study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
-    chains = {" | ".join([*pre, rule]) for pre, rule in product(
-        study.values_of("pre_aggregator") or (base.pre_aggregator,),
-        study.values_of("aggregator") or (base.aggregator,),
-    )}  # fmt: skip
-    drop_unused(base, registry, chains=chains)
+    pre = study.values_of("pre_aggregator") or ((),)
+    chains = [
+        " | ".join([*before, rule])
+        for before, rule in product(pre, study.values_of("aggregator") or (base.aggregator,))
+    ]
     check_names(registry, study, base)
     server_addresses(base, registry)
     load_trainer_keys(base, warn=True)
-    open_device(base.device)  # an error here concerns all runs
+    for device in study.values_of("device") or (base.device,):
+        open_device(device)
+    versions = versions_of(registry)
     return make_plan(
-        study, guarantees(registry), lambda config: run_digest(config, versions(config, registry))
+        study,
+        guarantees(registry),
+        lambda config: run_digest(config, versions(config)),
+        lambda config: find_unused(config, registry, chains),
     )
 
 
@@ -110,16 +155,9 @@ def jobs_for(base: RunConfig, registry: Registry) -> int:
 
 async def work(sweep: Sweep, reactor: Any) -> int:
     """Run the rest of the sweep; write its table and page, however that ends."""
-    grid, base, display = sweep.grid, sweep.grid.base, sweep.display
-    display.say(
-        f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
-        f"{len(grid.runs)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
-        f"partition {base.partition}"
-    )
-    display.say(
-        f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
-        f"{nodes_live(base)}; records in {sweep.folder}"
-    )
+    grid, display = sweep.grid, sweep.display
+    for line in _heading(sweep):
+        display.say(line)
     if sweep.finished_before:
         display.say(
             f"  {sweep.finished_before} finished before and are not run again (--again runs them)"
@@ -141,6 +179,21 @@ async def work(sweep: Sweep, reactor: Any) -> int:
         if any(outcome.has_runs for outcome in sweep.outcomes()):
             _summarize(sweep, clock.seconds(reactor) - began)
     return 0 if all(o.status in _GOOD for o in sweep.outcomes()) else 1
+
+
+def _heading(sweep: Sweep) -> list[str]:
+    """Return the lines about what is run, and where."""
+    grid, base, where = sweep.grid, sweep.grid.base, f"records in {sweep.folder}"
+    if varies_more(grid.plan):
+        lines = [f"  {line}" for line in axis_lines(grid.plan)]
+        return [f"byzpy_tw sweep: {size_text(grid.plan)}", *lines, f"  {nodes_live(base)}; {where}"]
+    return [
+        f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
+        f"{len(grid.runs)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
+        f"partition {base.partition}",
+        f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
+        f"{nodes_live(base)}; {where}",
+    ]
 
 
 def _summarize(sweep: Sweep, seconds: float) -> None:

@@ -38,8 +38,9 @@ class Cell:
 
 @frozen(kw_only=True)
 class Grid:
-    """Attacks across, defences down; `cells` row by row."""
+    """Attacks across, defences down; `cells` row by row.  ``base`` is the first run's options."""
 
+    plan: Plan = field(repr=False)
     base: RunConfig
     attacks: tuple[str, ...]
     defences: tuple[str, ...]
@@ -60,6 +61,7 @@ def grid_of_plan(plan: Plan) -> Grid:
         found.setdefault((_row_name(run, varying), run.config.attack), []).append(run)
     rows, columns = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))
     return Grid(
+        plan=plan,
         base=plan.runs[0].config,
         attacks=columns,
         defences=rows,

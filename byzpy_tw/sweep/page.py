@@ -166,7 +166,8 @@ def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
 
     With several seeds a line is their mean, in a band from the lowest to the highest.
     """
-    rounds, across, metric = grid.base.rounds, len(grid.attacks), text.metric_of(outcomes)
+    rounds = max((run.config.rounds for run in grid.runs), default=grid.base.rounds)
+    across, metric = len(grid.attacks), text.metric_of(outcomes)
     width = -(-rounds // COLUMNS)
     return [
         metric_chart(

@@ -22,7 +22,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.records.first_values import use_first_values
+from byzpy_tw.records.initial_values import use_initial_values
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
@@ -59,7 +59,7 @@ class Prepared:
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
-    init: str | None = None  # digest of the first values, where a file gives them
+    init: str | None = None  # digest of the initial values, where a file gives them
     data_root: Path = Path()
 
     @property
@@ -142,7 +142,7 @@ def prepare_data(
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)
     outcome.check_initial(model, who := registry.owner("model", config.model))
-    init = use_first_values(config, model, folder, recorded, keep=True)
+    init = use_initial_values(config, model, folder, recorded, keep=True)
     model = model.to(rules.aggregation.device.place)
     attack = _try_attack(config, registry, dimension)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from byzpy_tw import models, seeds
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.workers.batch_parts import cut_batch
+from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.validation import training_indices
 
