@@ -90,6 +90,8 @@ USES = {
     "sweep.page _broken re.split": SHOWN + "where a rule's name may be broken",
     "sweep.page _cell re.sub": SHOWN + "spaces where no line is broken",
     "sweep.plan folder_of re.sub": FILE + "a folder's name, made from options",
+    "sweep.selection find_metric removeprefix": "a metric's name, with or without the prefix that "
+    "it is made with",
     "sweep.text _folded partition": SHOWN + "a rule's name on two lines",
     "sweep.text notes removeprefix": SHOWN + "a rule's name that would stand twice in a line",
     "tap _parameter partition": CODE + "the type of an option's field",

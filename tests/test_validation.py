@@ -19,6 +19,7 @@ import byzpy_tw
 from byzpy_tw import Registration, hookimpl
 from byzpy_tw.audit.replay import ImmediateExecutor
 from byzpy_tw.audit.verify import Verification
+from byzpy_tw.batches import cut, take
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.datasets import Dataset, Split
 from byzpy_tw.errors import BrokenPlugin, ConfigError, UnsuitableData
@@ -121,7 +122,7 @@ class ShardTests(SynchronousTestCase):
         shards = make_shards(evolve(SPEC, partition="seen"), registry, data)
         kept = training_indices(SPEC, data)
         assert kept is not None
-        self.assertEqual(Seen.handed.tolist(), data.train.y.numpy()[kept].tolist())
+        self.assertEqual(Seen.handed.tolist(), data.labels.numpy()[kept].tolist())
         self.assertEqual(np.concatenate(shards).tolist(), kept.tolist())
 
     def test_nodes_stay_aligned(self) -> None:
@@ -151,9 +152,13 @@ class ShardTests(SynchronousTestCase):
         registry = load(only=())
         made = registry.make("partition", "stride")
 
+        def spy(targets: Any, *more: Any) -> Any:
+            handed.append(targets)
+            return made(targets, *more)
+
         class Spying:
             def make(self, kind: str, text: str, **offered: Any) -> Any:
-                return lambda *given: (handed.append(given[0]), made(*given))[1]
+                return spy
 
             def is_foreign(self, kind: str, text: str) -> bool:
                 return False
@@ -239,7 +244,7 @@ class MetricTests(SynchronousTestCase):
         host = build_host(SPEC, registry, data_root=None, dataset=data)
         found = Evaluator.of_run(SPEC, host.model, data, host.trial_outcome, "")
         aside = torch.from_numpy(validation_indices(SPEC, data))
-        split = Split(data.train.x[aside], data.train.y[aside])
+        split = Split(take(data.train.x, aside), take(data.train.y, aside))
         alone = Evaluator(
             make_model(SPEC, registry, data), evolve(data, test=split), found.task
         )  # fmt: skip
@@ -298,7 +303,7 @@ class RunTests(TestCase):
     def test_without_test_data(self) -> None:
         """Then the validation data alone is evaluated."""
         data = data_of()
-        none = Split(data.train.x[:0], data.train.y[:0])
+        none = Split(cut(data.train.x, slice(0)), cut(data.train.y, slice(0)))
         run = self.run_of("run", evolve(data, test=none))
         self.assertIsInstance(run.metrics["validation_accuracy"], float)
         self.assertIs(run.metrics["accuracy"], None)
