@@ -187,7 +187,7 @@ class Tf32Tests(SynchronousTestCase):
 
 class TurnsTests(SynchronousTestCase):
     def test_threads_take_turns(self) -> None:
-        """Those that agree with the holder do not pass one that came before them and waits."""
+        """Computations like the holder do not pass one that came before them and waits."""
         setting, entered = _Multiplication(), list[int]()
 
         def work(number: int, tf32: bool) -> None:
