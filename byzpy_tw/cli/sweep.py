@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.cli.run_options import add_run_options
+from byzpy_tw.cli.sweep_query import add_query_options, query_of
 from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.toml import STANDARD_INPUT
@@ -23,6 +24,13 @@ LISTS = (
     "; --aggregators, --preaggregators, --attacks and --seeds take lists, which make the grid; "
     "any other option may be a list in a study's file: python -m byzpy_tw sweep study.toml"
 )
+
+# What workers, and servers of --local, import: done once, before they are forked.
+_WARM_MODULES = (
+    "byzpy_tw.sweep.command", "byzpy_tw.sweep.worker", "byzpy_tw.tap",
+    "byzpy_tw.server.service", "byzpy_tw.server.reload", "byzpy_tw.server.log",
+    "twisted.scripts.twistd",
+)  # fmt: skip
 # Options that lists set, or that no sweep takes.
 _RESERVED = ("attack", "aggregator", "pre_aggregator", "seed", "in_process", *OPTIONS_OF_ONE_RUN)
 
@@ -62,6 +70,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="a run for each in every cell; the table has means (default: 42)",
     )  # fmt: skip
     _add_sweep_options(axes)
+    add_query_options(parser)
     runs = parser.add_argument_group(
         "every run",
         "as of python -m byzpy_tw.train; the defaults in brackets are those without a file",
@@ -80,6 +89,12 @@ def _add_sweep_options(group: Any) -> None:
         "--jobs", type=_jobs, metavar="N",
         help="runs at a time, with --threads threads each (default: 2 in this process, unless "
         "--threads is given; on servers 1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--records", choices=("folders", "lines"),
+        help="a folder for each run, or one line of runs.jsonl, without rounds, checkpoints and "
+        "reports, for thousands of short ones (default: lines from 1,000 runs on, of at most 100 "
+        "rounds each)",
     )  # fmt: skip
     group.add_argument("--again", action="store_true", help="repeat runs that are finished, too")
     group.add_argument(
@@ -106,16 +121,28 @@ def run(chosen: argparse.Namespace) -> int:
         if key in OPTIONS
     }
     study = _default_study(chosen, given) if chosen.study is None else _read(chosen, given)
-    from byzpy_tw.sweep.command import print_dry_run, run_sweep
 
-    start = print_dry_run if chosen.dry_run else run_sweep
-    return start(
-        study,
-        folder=folder_of(chosen),
-        jobs=chosen.jobs,
-        again=chosen.again,
-        file="standard input" if chosen.study == str(STANDARD_INPUT) else chosen.study,
+    query, file = query_of(chosen), chosen.study
+    if file == str(STANDARD_INPUT):
+        file = "standard input"
+    if not query.is_nothing:
+        from byzpy_tw.sweep.command import print_results
+
+        return print_results(study, query, folder=folder_of(chosen), file=chosen.study)
+    where = {"folder": folder_of(chosen), "jobs": chosen.jobs, "again": chosen.again, "file": file}
+    if chosen.dry_run:
+        from byzpy_tw.sweep.command import print_dry_run
+
+        return print_dry_run(study, **where)
+    from byzpy_tw.processes.launcher import Launcher
+
+    device = study.options.get("device") or "cpu"
+    launcher = Launcher.fork(
+        *_WARM_MODULES, why_not=None if device == "cpu" else f"--device {device}"
     )
+    from byzpy_tw.sweep.command import run_sweep
+
+    return run_sweep(study, **where, launcher=launcher, records=chosen.records)
 
 
 def _default_study(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:

@@ -289,7 +289,7 @@ class Training:
             record["options"], self._recorded_digest = config.result_options, digest
         every, done = config.eval_interval, number + 1
         is_due = done == config.rounds or (every and done % every == 0)
-        if is_due and len(prepared.dataset.test):
+        if is_due and prepared.evaluator.jobs:
             evaluation = await self._evaluate(prepared.evaluator)
             record |= evaluation.entries
             values = {"test_loss": evaluation.loss, **evaluation.metrics}
