@@ -140,7 +140,7 @@ class _NewModel:
     def __call__(self, **filled: Any) -> Any:
         made = self.factory(**filled)
         if not isinstance(made, nn.Module):
-            return made  # `models.check` refuses it
+            return made  # `models.building.check` refuses it
         tensors = [*made.named_parameters(), *made.named_buffers()]
         for name, tensor in tensors:
             if self._before.get(id(tensor), lambda: None)() is tensor:

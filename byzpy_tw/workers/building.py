@@ -17,6 +17,9 @@ from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.datasets.tensors import input_dtype
 from byzpy_tw.errors import LimitExceeded, UnsuitableModel
+from byzpy_tw.models.building import flat_parameters, make_on_meta
+from byzpy_tw.models.dropout import randomness
+from byzpy_tw.models.trainable import frozen_values, trained_parameters
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
@@ -61,7 +64,7 @@ def build_host(
     model = make_model(spec, registry, dataset, checked=True, root=data_root)
     trial_outcome.check_initial(model, registry.owner("model", spec.model))
     model = model.to(device.place)
-    parameters = models.flat_parameters(model)
+    parameters = flat_parameters(model)
     return NodeHost(spec, dataset, model, parameters, device, trial_outcome, registry, shards)
 
 
@@ -118,7 +121,7 @@ def check_model(
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
-        sized = models.make_on_meta(factory, {})
+        sized = make_on_meta(factory, {})
     check_norms(spec, registry, sized)
     _check_size(spec, sized, most_elements, most_working)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
@@ -149,13 +152,13 @@ def _check_size(
     spec: RunSpec, sized: nn.Module, most_elements: int | None, most_working: int | None
 ) -> None:
     """Raise `LimitExceeded` for too long a vector, and for too many bytes that do not travel."""
-    d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
+    d = sum(leaf.numel() for _, leaf in trained_parameters(sized))
     if most_elements is not None and d > most_elements:
         raise LimitExceeded(
             f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
             f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
         )
-    frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
+    frozen = sum(tensor.nbytes for tensor in frozen_values(sized).values())
     if most_working is not None and frozen > most_working:
         raise LimitExceeded(
             f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
@@ -193,7 +196,7 @@ def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Bat
             lambda x: torch.empty(count, *x.shape[1:], dtype=input_dtype(x), device="meta"),
             examples,
         )
-        with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = call_model(model, inputs)
         return sum(kept) + sum(t.nbytes for t in (*tensors_of(inputs), *tensors_in(out)))
 

@@ -28,11 +28,14 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from byzpy_tw import global_random, models, object_state, seeds
+from byzpy_tw import global_random, object_state, seeds
 from byzpy_tw.batches import Batch, cut, length, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
+from byzpy_tw.models.building import flat_parameters
+from byzpy_tw.models.dropout import randomness
+from byzpy_tw.models.trainable import digests_of_constants, frozen_values, trained_parameters
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins.plugin_task import PluginTask
@@ -98,7 +101,7 @@ def try_model(
             if isinstance(task, PluginTask):
                 try_task(task, *new().task_batches())
             trial = new()
-            constants = models.digests_of_constants(trial.model)
+            constants = digests_of_constants(trial.model)
             trial._refuse(check_last_batches(trial.model, spec, shards))
             keeps, first, initial = trial.run(), trial.first, trial.initial
             del trial  # its memory, before another takes as much
@@ -135,7 +138,7 @@ class ModelTrial:
 
     def __attrs_post_init__(self) -> None:
         self.model = self.make().to(self.device)
-        self.leaves = [leaf for _, leaf in models.trained_parameters(self.model)]
+        self.leaves = [leaf for _, leaf in trained_parameters(self.model)]
         self._addresses = [leaf.data_ptr() for leaf in self.leaves]
         self.initial = tuple(map(tensor_digest, self.model.parameters()))
         # A head of zeros would hide all other parameters.
@@ -203,7 +206,7 @@ class ModelTrial:
     def flatten(self) -> None:
         """Move the parameters into one memory, as a run does, and clear their old memory."""
         old = [leaf.data for leaf in self.leaves]
-        models.flat_parameters(self.model)
+        flat_parameters(self.model)
         for memory in old:
             memory.zero_()
         self._addresses = [leaf.data_ptr() for leaf in self.leaves]
@@ -283,7 +286,7 @@ class ModelTrial:
             stream = seeds.stream(self.spec.seed, "trial", number, 1)
             chosen = choose_examples(self.data.train.y, stream)
             inputs, targets, seed = self._batch(number, chosen)
-            with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
+            with plugin_call(self.who), torch.no_grad(), randomness(seed):
                 outputs = compute_outputs(self.model, inputs, self.task, self.who)
             found.append((outputs, targets))
         return found
@@ -291,7 +294,7 @@ class ModelTrial:
     def scores(self, model: nn.Module | None = None) -> Tensor:
         """Return the outputs of batch 0, as in training, by `model` or the instance itself."""
         inputs, _, seed = self._batch(0)
-        found, noise = self.model if model is None else model, models.randomness(seed)
+        found, noise = self.model if model is None else model, randomness(seed)
         with plugin_call(self.who), torch.no_grad(), noise, explain_out_of_memory(length(inputs)):
             return as_one_tensor(compute_outputs(found, inputs, self.task, self.who))
 
@@ -314,7 +317,7 @@ class ModelTrial:
                     "forward pass may depend on its inputs and parameters only"
                 ) from e
             raise
-        names = [name for name, _ in models.trained_parameters(self.model)]
+        names = [name for name, _ in trained_parameters(self.model)]
         unused = [name for name, piece in zip(names, found) if piece is None]
         if unused:
             self._refuse(
@@ -407,7 +410,7 @@ class ModelTrial:
 
     def _buffers(self) -> dict[str, Any]:
         """Return digests of all tensors of the model that it may not change, but `leaves`."""
-        kept = models.frozen_values(self.model) | dict(self.model.named_buffers())
+        kept = frozen_values(self.model) | dict(self.model.named_buffers())
         return {name: tensor_digest(tensor) for name, tensor in kept.items()}
 
     def _check_buffers(self, before: dict[str, Any]) -> None:
