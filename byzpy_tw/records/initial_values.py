@@ -84,8 +84,8 @@ def use_initial_values(
     digest = sha256_of(*values.values())
     if begun and recorded["init"] != digest:
         raise RunDirectoryError(
-            f"the run began with other values (SHA-256 {clean_value(recorded['init'], 12)}) than "
-            f"{path} has ({digest[:12]}): put back the file of then"
+            f"the run began with other values (SHA-256 {clean_value(recorded['init'])}) than "
+            f"{path} has ({clean_value(digest)}): put back the file of then"
         )
     if keep and kept is not None and not begun:
         models.write_values(kept, values)
