@@ -123,13 +123,51 @@ def check_model(
     with plugin_call(registry.owner("model", spec.model)):
         sized = make_on_meta(factory, {})
     check_norms(spec, registry, sized)
-    _check_size(spec, sized, most_elements, most_working)
+    _check_length(spec, sized, most_elements)
+    if most_working is not None:
+        _check_frozen(spec, sized, most_working)
+        _check_targets(spec, data, most_working)
+        _check_activations(spec, factory, sized, data, most_working)
+
+
+def _check_length(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> None:
+    """Raise `LimitExceeded` for too long a vector."""
+    d = sum(leaf.numel() for _, leaf in trained_parameters(sized))
+    if most_elements is not None and d > most_elements:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        )
+
+
+def _check_frozen(spec: RunSpec, sized: nn.Module, most_working: int) -> None:
+    """Raise `LimitExceeded` for too many bytes of parameters that do not travel."""
+    frozen = sum(tensor.nbytes for tensor in frozen_values(sized).values())
+    if frozen > most_working:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
+            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+        )
+
+
+def _check_targets(spec: RunSpec, data: Dataset, most_working: int) -> None:
+    """Raise `LimitExceeded` for too many bytes of targets in a batch."""
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
-    if most_working is not None and held > most_working:
+    if held > most_working:
         raise LimitExceeded(
             f"a batch of {spec.batch_size:,} examples holds {held / 2**20:.0f} MiB of targets, "
             f"over the limit of {most_working / 2**20:.0f} MiB: use a smaller --batch-size"
         )
+
+
+def _check_activations(
+    spec: RunSpec,
+    factory: Callable[[], nn.Module],
+    sized: nn.Module,
+    data: Dataset,
+    most_working: int,
+) -> None:
+    """Raise `LimitExceeded` for too many bytes that the model keeps of a micro-batch."""
     examples = min(spec.micro_batch_size, spec.batch_size)
     # Running the model takes seconds the first time, and hardly any model keeps more of an
     # example than it has parameters, and than 128 channels of its size; but of tokens.
@@ -138,31 +176,13 @@ def check_model(
         prod(x.shape[1:]) for x in inputs
     )
     tokens = any(input_dtype(x) == torch.int64 for x in inputs)
-    if most_working is not None and (tokens or examples * 4 * kept > most_working):
-        working = examples * activation_bytes_per_example(factory, data.train.x)
-        if working > most_working:
-            raise LimitExceeded(
-                f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
-                f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
-                "smaller --micro-batch-size"
-            )
-
-
-def _check_size(
-    spec: RunSpec, sized: nn.Module, most_elements: int | None, most_working: int | None
-) -> None:
-    """Raise `LimitExceeded` for too long a vector, and for too many bytes that do not travel."""
-    d = sum(leaf.numel() for _, leaf in trained_parameters(sized))
-    if most_elements is not None and d > most_elements:
+    if not tokens and examples * 4 * kept <= most_working:
+        return
+    working = examples * activation_bytes_per_example(factory, data.train.x)
+    if working > most_working:
         raise LimitExceeded(
-            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        )
-    frozen = sum(tensor.nbytes for tensor in frozen_values(sized).values())
-    if most_working is not None and frozen > most_working:
-        raise LimitExceeded(
-            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
-            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+            f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} examples, over "
+            f"the limit of {most_working / 2**20:.0f} MiB: use a smaller --micro-batch-size"
         )
 
 
