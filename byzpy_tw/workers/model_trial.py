@@ -90,12 +90,12 @@ def try_model(
         with plugin_call(who), global_random.hold_generators(), torch.enable_grad():
             if isinstance(task, PluginTask):
                 try_task(task, *new().task_batches())
-            tried = new()
-            trial = ModelTrial(tried, foreign)
-            constants = digests_of_constants(tried.model)
-            tried.refuse(check_last_batches(tried.model, spec, shards))
-            keeps, first, initial = trial.run(), trial.first, tried.initial
-            del trial, tried  # their memory, before another takes as much
+            instance = new()
+            trial = ModelTrial(instance, foreign)
+            constants = digests_of_constants(instance.model)
+            instance.refuse(check_last_batches(instance.model, spec, shards))
+            keeps, first, initial = trial.run(), trial.first, instance.initial
+            del trial, instance  # their memory, before another takes as much
             if keeps:
                 ModelTrial(new(), foreign).run_with_copies(first, keeps)
         infinite = (
@@ -112,35 +112,35 @@ def try_model(
 class ModelTrial:
     """The trial of one instance of a run's model."""
 
-    tried: TriedModel
+    instance: TriedModel
     foreign: bool  # a plugin's, which is tried with more than two examples too
     first: GradientDigests = field(init=False)
 
     def run(self) -> tuple[str, ...]:
         """Try the model; return the paths of objects that it keeps on itself."""
-        tried = self.tried
-        tried.refuse(checks.check_aliases(tried.model))
-        before, values, buffers = snapshot(tried.model), tried.values(), tried.buffers()
-        apart = tried.without_draws(tried.scores, lambda: tried.another().scores())
-        tried.check_parameters(values)
-        tried.flatten()
+        instance = self.instance
+        instance.refuse(checks.check_aliases(instance.model))
+        before, values, buffers = snapshot(instance.model), instance.values(), instance.buffers()
+        apart = instance.without_draws(instance.scores, lambda: instance.another().scores())
+        instance.check_parameters(values)
+        instance.flatten()
         begun = time.perf_counter()
-        flat = tried.scores()
+        flat = instance.scores()
         if self.foreign:
             self._enlarge(time.perf_counter() - begun)
-        self.first = tried.without_draws(
-            lambda: tried.gradient(0, sha256=True), lambda: tried.another().gradient(0)
+        self.first = instance.without_draws(
+            lambda: instance.gradient(0, sha256=True), lambda: instance.another().gradient(0)
         )
-        first, second, repeated = self._repeat(before, tried.buffers() | buffers, values)
-        tried.refuse(checks.check_flattened(apart, flat))
+        first, second, repeated = self._repeat(before, instance.buffers() | buffers, values)
+        instance.refuse(checks.check_flattened(apart, flat))
         if shared := second.shared or repeated.shared:
-            tried.refuse(
+            instance.refuse(
                 f"its forward pass changes {quote_names(shared)}, which all models of this process "
                 "share, and other threads at the same time; pass it on as a local variable"
             )
-        kept = tuple(dict.fromkeys([*first.own, *second.own])) or self._evaluate(tried.model)
+        kept = tuple(dict.fromkeys([*first.own, *second.own])) or self._evaluate(instance.model)
         if self.foreign and not kept:
-            self._check_scaled(lambda: tried.model)
+            self._check_scaled(lambda: instance.model)
         return kept
 
     def _repeat(
@@ -151,101 +151,105 @@ class ModelTrial:
         Return what has changed on the model since `before`, then by the gradient of other
         examples, and at last by that of the first ones.
         """
-        tried = self.tried
+        instance = self.instance
         if self.foreign:  # a model may keep something for each size of a batch
-            tried.without_draws(lambda: tried.gradient(1), lambda: tried.another().gradient(1))
-            tried.gradient(0)
-        after = snapshot(tried.model)
-        tried.gradient(1)
-        other = snapshot(tried.model)
-        again = tried.gradient(0)
-        repeated = compare_snapshots(after, snapshot(tried.model))
-        tried.check_buffers(buffers)
-        tried.check_parameters(values)
-        exact = tried.device.type == "cpu"
-        tried.refuse(checks.check_repeated(self.first, again, repeated, exact))
+            instance.without_draws(
+                lambda: instance.gradient(1), lambda: instance.another().gradient(1)
+            )
+            instance.gradient(0)
+        after = snapshot(instance.model)
+        instance.gradient(1)
+        other = snapshot(instance.model)
+        again = instance.gradient(0)
+        repeated = compare_snapshots(after, snapshot(instance.model))
+        instance.check_buffers(buffers)
+        instance.check_parameters(values)
+        exact = instance.device.type == "cpu"
+        instance.refuse(checks.check_repeated(self.first, again, repeated, exact))
         return compare_snapshots(before, after), compare_snapshots(after, other), repeated
 
     def _enlarge(self, seconds: float) -> None:
         """Make batch 1 as large as a run's, or as time allows; scores took `seconds`."""
-        tried = self.tried
+        instance = self.instance
         each = max(1e-6, 3 * seconds / EXAMPLES)  # a gradient takes about three times as long
-        most = min(tried.spec.micro_batch_size, tried.spec.batch_size, len(tried.data.train))
-        tried.larger = max(min(EXAMPLES, most), min(most, int(SECONDS / each)))
+        most = min(
+            instance.spec.micro_batch_size, instance.spec.batch_size, len(instance.data.train)
+        )
+        instance.larger = max(min(EXAMPLES, most), min(most, int(SECONDS / each)))
 
     def run_with_copies(self, expected: GradientDigests, keeps: tuple[str, ...]) -> None:
         """Try copies of the model, which keeps objects at the paths `keeps`."""
-        tried = self.tried
+        instance = self.instance
         kept, copies = quote_names(keeps), self._copier(keeps)
-        before = snapshot(tried.model)
+        before = snapshot(instance.model)
         try:
-            found = tried.gradient(0, copies())
+            found = instance.gradient(0, copies())
             warm = copies()
-            tried.gradient(1, warm)
-            after_another = tried.gradient(0, warm)
+            instance.gradient(1, warm)
+            after_another = instance.gradient(0, warm)
             self._evaluate(copies())
         except ByzpyTwError as e:
-            tried.refuse(
+            instance.refuse(
                 f"its forward pass keeps {kept} in a place that copies of it share or cannot find "
                 f"({describe_exception(e.__cause__ or e)}): two nodes that are computed at once "
                 "would see each other's; pass it on as a local variable"
             )
         if after_another.digests != found.digests:
-            tried.refuse(
+            instance.refuse(
                 f"it keeps {kept} of the first batch that it is called with, and nodes are "
                 "rebuilt anywhere, without it; a forward pass may depend on its inputs and "
                 "parameters only"
             )
         if self.foreign:
             self._check_scaled(copies)
-        leaks = compare_snapshots(before, snapshot(tried.model))
+        leaks = compare_snapshots(before, snapshot(instance.model))
         if leaks or found.digests != expected.digests:
             where = quote_names([*leaks.own, *leaks.shared] or keeps)
-            tried.refuse(
+            instance.refuse(
                 f"its forward pass keeps {where} in a place that copies of it share: two nodes "
                 "that are computed at once would see each other's; pass it on as a local variable"
             )
 
     def _copier(self, keeps: tuple[str, ...]) -> object_state.Copier:
-        tried = self.tried
+        instance = self.instance
         told = (
             f"its forward pass keeps {quote_names(keeps)} on the model, which nodes share between "
             "threads, and "
         )
-        if object_state.holds_compiled(tried.model):
-            tried.refuse(f"{told}a compiled or scripted model cannot be copied for each call")
-        tried.flatten()
+        if object_state.holds_compiled(instance.model):
+            instance.refuse(f"{told}a compiled or scripted model cannot be copied for each call")
+        instance.flatten()
         try:
-            return object_state.Copier(tried.model)
+            return object_state.Copier(instance.model)
         except Exception as e:
             raise UnsuitableModel(
-                f"{tried.who}: {told}it cannot be copied for each call "
+                f"{instance.who}: {told}it cannot be copied for each call "
                 f"({describe_exception(e)}); return such things from functions, or take them out "
                 "of what cannot be copied"
             ) from e
 
     def _evaluate(self, model: nn.Module) -> tuple[str, ...]:
         """Try evaluation; return the paths of objects that the model keeps on itself."""
-        tried = self.tried
-        data, who = tried.data, tried.who
+        instance = self.instance
+        data, who = instance.data, instance.who
         examples = (data.test if len(data.test) else data.train).x
-        inputs = tried.put(data.inputs(cut(examples, slice(EXAMPLES))))
+        inputs = instance.put(data.inputs(cut(examples, slice(EXAMPLES))))
         modes = {layer: layer.training for layer in model.modules()}
         model.eval()
-        buffers = tried.buffers()
+        buffers = instance.buffers()
 
         def scores() -> Tensor:
             with plugin_call(who), torch.no_grad():
                 own = map_tensors(torch.clone, inputs)
-                return as_one_tensor(compute_outputs(model, own, tried.task, who))
+                return as_one_tensor(compute_outputs(model, own, instance.task, who))
 
         before = snapshot(model)
-        first = tried.without_draws(scores, scores)
+        first = instance.without_draws(scores, scores)
         after = snapshot(model)
         again = scores()
-        tried.check_buffers(buffers)
+        instance.check_buffers(buffers)
         if not torch.equal(first.nan_to_num(), again.nan_to_num()):
-            tried.refuse(
+            instance.refuse(
                 "its evaluation of the same two examples gives another result when called again: "
                 "it remembers something, or draws from a generator of its own"
             )
@@ -259,22 +263,22 @@ class ModelTrial:
 
         With scaled parameters, a model that was called before must equal a fresh one.
         """
-        tried = self.tried
-        fresh = tried.another()
+        instance = self.instance
+        fresh = instance.another()
         with torch.no_grad():
-            for leaf, other in zip(tried.leaves, fresh.leaves):
+            for leaf, other in zip(instance.leaves, fresh.leaves):
                 leaf.mul_(_SCALE)
                 other.copy_(leaf)
-        values = tried.values()
-        used = tried.scores(model())  # copied only now, as in a run
-        tried.check_parameters(values)
+        values = instance.values()
+        used = instance.scores(model())  # copied only now, as in a run
+        instance.check_parameters(values)
         unused = fresh.scores()
         with torch.no_grad():
-            for leaf in tried.leaves:
+            for leaf in instance.leaves:
                 leaf.div_(_SCALE)
         size = float(unused.abs().max())
         if math.isfinite(size) and not float((used - unused).abs().max()) <= TOLERANCE * size:
-            tried.refuse(
+            instance.refuse(
                 "it computes with numbers that it derived from its first parameters, or kept of "
                 "its first call; derive them in forward()"
             )
