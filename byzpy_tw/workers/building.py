@@ -22,7 +22,7 @@ from byzpy_tw.models.dropout import randomness
 from byzpy_tw.models.trainable import frozen_values, trained_parameters
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.plugin_task import tensors_in
+from byzpy_tw.tasks.outputs import tensors_in
 from byzpy_tw.workers.augmenting import try_augmentation
 from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device

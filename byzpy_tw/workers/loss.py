@@ -12,8 +12,8 @@ from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.models.dropout import randomness
 from byzpy_tw.plugin_code import exception_text
-from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
+from byzpy_tw.tasks.outputs import tensors_in
 from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, to_float32
 
 
