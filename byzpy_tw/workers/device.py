@@ -21,6 +21,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw.batches import Batch, map_tensors
 from byzpy_tw.errors import ConfigError
 
 
@@ -86,6 +87,11 @@ class Cuda:
 
 
 CPU = Cpu()
+
+
+def put_batch(device: Device, batch: Batch) -> Batch:
+    """Return `batch` of the CPU on `device`, by its `put`."""
+    return map_tensors(lambda tensor: device.put(tensor)[0], batch)
 
 
 def _open_cpu(index: int) -> Device:
