@@ -38,7 +38,7 @@ from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
-from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
+from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
@@ -69,6 +69,8 @@ def run_sweep(
     grid = grid_of_plan(plan_of(study, registry))
     if all(cell.impossible for cell in grid.cells):
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
+    records = records or default_records(grid.runs)
+    check_records(records, grid.runs)
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder)
@@ -82,7 +84,7 @@ def run_sweep(
         sweep = Sweep(
             grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
             launcher=launcher or Launcher(), lock=lock.fileno(),
-            records=records or default_records(grid.runs),
+            records=records,
         )  # fmt: skip
         if again:
             for run in grid.runs:

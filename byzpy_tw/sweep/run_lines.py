@@ -15,7 +15,7 @@ from typing import IO, Any
 from attrs import define, field
 
 from byzpy_tw import files
-from byzpy_tw.errors import CannotRecord
+from byzpy_tw.errors import CannotRecord, ConfigError
 from byzpy_tw.records.folder import to_json
 from byzpy_tw.sweep.plan import PlannedRun
 
@@ -27,9 +27,17 @@ MANY_RUNS, FEW_ROUNDS = 1000, 100
 
 def default_records(runs: Sequence[PlannedRun]) -> str:
     """Return how `runs` are recorded if nothing else is asked for."""
-    many = len(runs) >= MANY_RUNS
-    short = all(run.config.rounds <= FEW_ROUNDS for run in runs)
-    return LINES if many and short else FOLDERS
+    short = all(run.config.rounds <= FEW_ROUNDS and run.config.init is None for run in runs)
+    return LINES if len(runs) >= MANY_RUNS and short else FOLDERS
+
+
+def check_records(records: str, runs: Sequence[PlannedRun]) -> None:
+    """Raise `ConfigError` where `runs` cannot be recorded so."""
+    if records == LINES and any(run.config.init is not None for run in runs):
+        raise ConfigError(
+            f"--records {LINES} leaves no folder for the copy of --init's values that a run "
+            f"keeps: use --records {FOLDERS}"
+        )
 
 
 @define(eq=False)
