@@ -12,6 +12,7 @@ from byzpy_tw.sweep.default_study import default_study
 from byzpy_tw.sweep.grid import Cell, Grid, grid_of_plan
 from byzpy_tw.sweep.plan import PlannedRun, make_plan, run_digest
 from byzpy_tw.sweep.results import CellResult, Evaluation, NodeShare, RunResult
+from byzpy_tw.sweep.study_results import StudyResults
 
 
 def missing_guarantee(config: RunConfig) -> str | None:
@@ -83,3 +84,8 @@ def outcome(cell: Cell, *finals: float, **changes: Any) -> CellResult:
     """Make the result of `cell`, with these accuracies for its seeds."""
     runs = [ended(t, value, **changes) for t, value in zip(cell.runs, finals, strict=False)]
     return CellResult(cell=cell, ended=tuple(runs))
+
+
+def results_of(made: Grid, outcomes: Sequence[CellResult]) -> StudyResults:
+    """Return these results as those of a study."""
+    return StudyResults(made.plan, {e.run.folder: e for each in outcomes for e in each.ended})

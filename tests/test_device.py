@@ -153,7 +153,7 @@ class TrainersTests(SynchronousTestCase):
         server.parameters(0, torch.zeros(D))
         self.assertEqual(self.successResultOf(server.compute(0, [0])), {})
         parts = SPEC.batch_size // SPEC.micro_batch_size
-        self.assertEqual((device.puts, device.fetches), (1 + 2 * parts, parts))
+        self.assertEqual((device.puts, device.fetches), (1 + parts, parts))
         self.assertGreater(sink.norms[0], 0)
 
     def test_servers_on_its_machine(self) -> None:

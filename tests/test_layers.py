@@ -334,6 +334,12 @@ class CheapImportTests(SynchronousTestCase):
         self.assertIn("attrs", found)
         self.assertEqual(found & {"torch", "numpy", "twisted"}, set())
 
+    def test_the_way_to_a_study(self) -> None:
+        """To read a study takes no torch and no Twisted: mistakes are told at once."""
+        found = self.imported("from byzpy_tw.cli import sweep; from byzpy_tw.sweep import plan")
+        self.assertIn("tomllib", found)
+        self.assertEqual(found & {"torch", "numpy", "twisted"}, set())
+
     def test_twistd_lists_the_server_without_torch(self) -> None:
         """``twistd --help`` on any machine, from anywhere, names byzpy-server and
         imports no torch."""

@@ -26,6 +26,7 @@ import byzpy_tw
 from byzpy_tw import Result
 from byzpy_tw.algorithms import Dsgd
 from byzpy_tw.errors import (
+    Diverged,
     RunDirectoryError,
 )
 from byzpy_tw.optimizers.sgd import SGD as Sgd
@@ -212,6 +213,16 @@ class RunTests(Case):
             task=nn.MSELoss(reduction="sum"), rounds=40, num_honest=3, eval_interval=20,
         )  # fmt: skip
         self.assertAlmostEqual(summed.losses[-1][1], result.losses[-1][1], places=4)
+
+    def test_a_loss_that_breaks_later(self) -> None:
+        """The trial saw nothing of it: its name is told beside the learning rate."""
+
+        def breaking(outputs: Tensor, targets: Tensor) -> Tensor:
+            loss = squared(outputs, targets)
+            return loss * float("nan") if outputs.detach().abs().max() > 3 else loss
+
+        text = self.refusal(Diverged, task=breaking, rounds=200, lr=20.0)
+        self.assertIn("breaking' has a loss that is not finite", text)
 
 
 class SameBitsTests(TestCase):

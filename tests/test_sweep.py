@@ -109,7 +109,7 @@ class GridTests(SynchronousTestCase):
         ):
             self.assertRaises(error, grid_of, {}, attacks, defences, [1], load(only=()))
 
-    def test_first_values(self) -> None:
+    def test_initial_values(self) -> None:
         """The content of the file of --init decides the folder, and its path does not."""
         here, found = folder(self), []
         for name, value in (("a", 0.0), ("b", 0.0), ("c", 1.0)):
@@ -350,9 +350,11 @@ class OutcomeTests(SynchronousTestCase):
         found = read(run, path)
         assert found is not None
         line = json.loads(json.dumps(line_of(found)))
-        self.assertEqual(of_line(run, line), attrs.evolve(found, shares=()))
+        self.assertEqual(of_line(run, line), attrs.evolve(found, shares=(), has_folder=False))
         failures = AttackFailures(1, 0, 4, False, 0, 3, "broken")
-        failed = attrs.evolve(found, failures=failures, status="failed", shares=())
+        failed = attrs.evolve(
+            found, failures=failures, status="failed", shares=(), has_folder=False
+        )
         self.assertEqual(of_line(run, json.loads(json.dumps(line_of(failed)))), failed)
         for wrong in (
             {"folder": "another"}, {"status": "waiting"}, {"rounds": "2"}, {"seconds": -1},

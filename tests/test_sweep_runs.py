@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -23,12 +24,17 @@ from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import execution
-from byzpy_tw.sweep.command import figures, work
+from byzpy_tw.sweep.command import plan_of, work
 from byzpy_tw.sweep.display import LineDisplay
+from byzpy_tw.sweep.estimate import is_done
+from byzpy_tw.sweep.grid import grid_of_plan
+from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.scheduler import Sweep
+from byzpy_tw.sweep.study import Axis, Study
 from byzpy_tw.trainer.run import RunOutcome
 from tests.support import Process, folder
 from tests.sweep_grids import grid_of
+from tests.test_sweep_study import axis
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +51,14 @@ class RunTests(SynchronousTestCase):
         """Each run's result, by the name of its folder."""
         paths = (where / "lab" / "cells").glob("*/result.json")
         return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+    def long_forms(self, where: Path) -> list[list[list[str]]]:
+        """The rows of both files, without the columns that tell of place and time."""
+        found = []
+        for name, last in (("results", 2), ("evaluations", 1)):
+            with open(where / "lab" / f"{name}.csv", newline="") as file:
+                found.append([row[:-last] for row in csv.reader(file)])
+        return found
 
     def test_from_one_call_to_the_next(self) -> None:
         """Ctrl-C leaves finished cells whole; the next call does the rest, and one on
@@ -77,8 +91,10 @@ class RunTests(SynchronousTestCase):
         [path] = re.findall(r"^page: (.+)$", second.output, re.MULTILINE)
         self.assertIn("--attack sign-flip:scale=-5", Path(path).read_text())
 
+        files = self.long_forms(where)
         third = self.lab(where, "--local", "1")
         self.assertEqual(third.wait(), 0, third.output)
+        self.assertEqual(self.long_forms(where), files)
         both = self.results(where)
         self.assertEqual(len(both), 2 * len(here))
         table = json.loads((where / "lab" / "lab.json").read_text())
@@ -116,7 +132,7 @@ class CommandTests(TestCase):
         made = grid_of(given, ["ipm:tau=0.5"], ["nnm | median"], [3], names)
         sweep = Sweep(made, where, 1, names, reactor)
         await sweep.run()
-        found = figures(made, sweep.outcomes())
+        found = figures(sweep.results)
         [cell] = found["cells"]
         self.assertTrue(0 < found["chance"]["accuracy"] < 1)
         python, *words = shlex.split(cell["runs"][0]["command"])
@@ -128,6 +144,35 @@ class CommandTests(TestCase):
         [path] = (where / "runs").glob("*/result.json")
         digest = json.loads(path.read_text())["parameters_sha256"]
         self.assertEqual(digest, cell["runs"][0]["parameters_sha256"])
+
+
+class ExtendedTests(TestCase):
+    async def test_only_the_rest_is_run(self) -> None:
+        """A rule, a value and an axis more leave what is there, and find it by a dry run too."""
+        where, names = folder(self), load(only=())
+        rules, f = axis("aggregator", "mean", "median"), axis("f", 0, 1)
+
+        def sweep(*axes: Axis) -> Sweep:
+            study = Study(options={**SMALL, "in_process": True}, axes=axes)
+            made = Sweep(grid_of_plan(plan_of(study, names)), where, 1, names, reactor)
+            made.load_finished()
+            return made
+
+        first = sweep(rules, f)
+        await first.run()
+        before = {path: path.read_bytes() for path in where.glob("cells/*/*")}
+        self.assertEqual(len(list(where.glob("cells/*"))), 4)
+        for axes, runs in (
+            ((axis("aggregator", "mean", "krum", "median"), f), 6),
+            ((axis("f", 0, 1, 2), rules), 6),
+            ((rules, f, axis("lr", 0.05, 0.1)), 8),
+        ):
+            bigger = sweep(*axes)
+            self.assertEqual((bigger.finished_before, len(bigger.grid.runs)), (4, runs))
+            self.assertEqual(sum(is_done(run, where) for run in bigger.grid.runs), 4)
+        await bigger.run()
+        self.assertEqual(len(list(where.glob("cells/*"))), 8)
+        self.assertEqual({path: path.read_bytes() for path in before}, before)
 
 
 class LeftTests(TestCase):

@@ -284,8 +284,23 @@ class ChangedTests(VerifyCase):
         path = self.run_of("refused")
         self.spoil_file(path / "config.json", lambda c: c["metrics"][0].update(better="lower"))
         (path / "result.json").unlink()
-        words = "config.json has the metrics accuracy (lower is better), the task has accuracy (hi"
+        words = "config.json has the metrics accuracy (lower is better, unit none, format .2%), the"
         self.assert_found(path, ("record", None, words))
+        for changed, words in (
+            ({"unit": "m", "better": "higher"}, "accuracy (higher is better, unit m, format .2%)"),
+            ({"unit": "", "format": ".3f"}, "accuracy (higher is better, unit none, format .3f)"),
+        ):
+            self.spoil_file(path / "config.json", lambda c, to=changed: c["metrics"][0].update(to))
+            self.assert_found(path, ("record", None, f"config.json has the metrics {words}, the"))
+
+    def test_the_task(self) -> None:
+        """Its name, unless the run is of a version that recorded none."""
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c.update(task="regression"))
+        words = "config.json has the task regression, the run is of classification"
+        self.assert_found(path, ("record", None, words))
+        self.spoil_file(path / "config.json", lambda c: c.pop("task"))
+        self.assertTrue(self.verified(path).confirmed)
 
     def test_the_digest_of_the_configuration(self) -> None:
         """The digest lets two runs be compared."""

@@ -31,17 +31,17 @@ from byzpy_tw.audit.site import check_nodes, check_vectors, describe_site, site_
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
-from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.tasks import Metric
-from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.text import clean_value, join_numbers, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import CPU, Device, find_equal_device, open_device
 from byzpy_tw.workers.environment import environment, probe
+from byzpy_tw.workers.tasks import task_of
 
 
 def config_in_process(config: RunConfig, data_root: str | None) -> RunConfig:
@@ -185,7 +185,8 @@ class Verification:
         if not self.nodes:
             self._check_local_data(replay.host.dataset.digest())
         self._compare_environment(replay)
-        self._compare_metrics(replay.host.trial_outcome.task.metrics)
+        self._compare_task(replay)
+        self._compare_metrics(replay.evaluator.metrics)
         self._compare_chance(replay)
 
     def _with_device_here(self, config: RunConfig) -> RunConfig:
@@ -234,10 +235,21 @@ class Verification:
             )
             self.problems.append(Problem("replay", text))
 
+    def _compare_task(self, replay: RoundReplay) -> None:
+        """Compare config.json with the name of the task, where it has one."""
+        there = self.recorded.description.get("task")
+        here = parse(task_of(replay.host.spec, self.registry, replay.host.dataset)).name
+        if there is not None and there != here:
+            text = f"config.json has the task {clean_value(there)}, the run is of {here}"
+            self.problems.append(Problem("record", text))
+
     def _compare_metrics(self, here: Sequence[Metric]) -> None:
         """Compare config.json with the task's metrics, which decide what the best value is."""
         there, mine = (
-            ", ".join(f"{metric.name} ({metric.better} is better)" for metric in metrics)
+            ", ".join(
+                f"{m.name} ({m.better} is better, unit {m.unit or 'none'}, format {m.format})"
+                for m in metrics
+            )
             for metrics in (self.recorded.metrics, here)
         )
         if there != mine:
@@ -249,7 +261,7 @@ class Verification:
         if self.nodes:  # it is of the trainer's test labels, and a site may have others
             return
         there = self.recorded.description.get("chance")
-        here = chance_of(replay.host.trial_outcome.task, replay.host.dataset.test.y)
+        here = replay.evaluator.chance()
         if there is not None and there != here:
             text = (
                 f"config.json has chance {clean_value(there)}, the task tells {clean_value(here)}"

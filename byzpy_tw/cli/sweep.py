@@ -1,22 +1,28 @@
-"""``python -m byzpy_tw sweep``: defences against attacks, as a table and a page."""
+"""``python -m byzpy_tw sweep``: many runs that differ in some options, as a table and a page."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from byzpy_tw.cli.run_options import add_run_options
+from byzpy_tw.cli.sweep_query import add_query_options, query_of
 from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.paths import expand_home
+from byzpy_tw.config.toml import STANDARD_INPUT
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import default_study as defaults
-from byzpy_tw.sweep.study import OPTIONS_OF_ONE_RUN
+from byzpy_tw.sweep.study import OPTIONS_OF_ONE_RUN, Axis, Study
+from byzpy_tw.sweep.study_file import read_study
+from byzpy_tw.text import clip
 
-HELP = "compare defences against attacks: a live table, and a page"
+HELP = "compare rules under attacks, or a study of any options: a live table, and a page"
 # For an error about a word too many.
 LISTS = (
     "; --aggregators, --preaggregators, --attacks and --seeds take lists, which make the grid; "
-    "--f, --partition and the like are the same in all runs: start a sweep for each value, with "
-    "an --out of its own"
+    "any other option may be a list in a study's file: python -m byzpy_tw sweep study.toml"
 )
 
 # What workers, and servers of --local, import: done once, before they are forked.
@@ -30,54 +36,72 @@ _RESERVED = ("attack", "aggregator", "pre_aggregator", "seed", "in_process", *OP
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "python -m byzpy_tw sweep [OPTIONS]"  # all of them would fill a screen
+    parser.usage = "python -m byzpy_tw sweep [STUDY.toml] [OPTIONS]"  # all would fill a screen
     parser.description = (
-        "Train once with each defence under each attack, and show what is left of the "
-        "accuracy, or of the task's first metric. Runs that an earlier call finished are not run "
-        "again."
+        "Train once for each combination of a study's options, by default with each defence "
+        "under each attack, and show what is left of the accuracy, or of the task's first metric. "
+        "Runs that an earlier call finished are not run again."
     )
     parser.epilog = (
         "exit codes: 0 done, 1 a run failed, 2 bad usage, 130 and 143 interrupted (the "
         "same command goes on)"
     )
+    parser.add_argument(
+        "study", nargs="?", metavar="STUDY.toml",
+        help="a file of a run's options, as of --config, in which an option may be a list, and a "
+        "section [sweep]; options on the command line replace those of the file",
+    )  # fmt: skip
     axes = parser.add_argument_group("the grid")
     axes.add_argument(
-        "--attacks", nargs="+", metavar="NAME", default=list(defaults.ATTACKS),
+        "--attacks", nargs="+", metavar="NAME",
         help=f"attacks, across (default: {' '.join(defaults.ATTACKS)})",
     )  # fmt: skip
     axes.add_argument(
-        "--aggregators", nargs="+", metavar="NAME", default=list(defaults.DEFENCES),
+        "--aggregators", nargs="+", metavar="NAME",
         help="rules, down; also pipelines, as 'nnm | median' "
         f"(default: {' '.join(defaults.DEFENCES)})",
     )  # fmt: skip
     axes.add_argument(
-        "--preaggregators", nargs="+", metavar="NAME", default=[defaults.NO_PREAGGREGATOR],
+        "--preaggregators", nargs="+", metavar="NAME",
         help="each is put before each rule; 'none' is the rule alone (default: none)",
     )  # fmt: skip
     axes.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", default=list(defaults.SEEDS),
+        "--seeds", nargs="+", type=int, metavar="SEED",
         help="a run for each in every cell; the table has means (default: 42)",
     )  # fmt: skip
-    axes.add_argument(
-        "--out", metavar="DIR", default="runs/sweep",
-        help="where the page and the runs' folders go (default: runs/sweep)",
+    _add_sweep_options(axes)
+    add_query_options(parser)
+    runs = parser.add_argument_group(
+        "every run",
+        "as of python -m byzpy_tw.train; the defaults in brackets are those without a file",
+    )
+    add_run_options(lambda option: runs, {**defaults.DEFAULT_OPTIONS, "f": "--num-byz"}, _RESERVED)
+
+
+def _add_sweep_options(group: Any) -> None:
+    """Add the options of the sweep as a whole."""
+    group.add_argument(
+        "--out", metavar="DIR",
+        help="where the page and the runs' folders go (default: runs/sweep; of STUDY.toml "
+        "runs/STUDY)",
     )  # fmt: skip
-    axes.add_argument(
+    group.add_argument(
         "--jobs", type=_jobs, metavar="N",
         help="runs at a time, with --threads threads each (default: 2 in this process, unless "
         "--threads is given; on servers 1)",
     )  # fmt: skip
-    axes.add_argument(
+    group.add_argument(
         "--records", choices=("folders", "lines"),
         help="a folder for each run, or one line of runs.jsonl, without rounds, checkpoints and "
         "reports, for thousands of short ones (default: lines from 1,000 runs on, of at most 100 "
         "rounds each)",
     )  # fmt: skip
-    axes.add_argument("--again", action="store_true", help="repeat runs that are finished, too")
-    runs = parser.add_argument_group(
-        "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
-    )
-    add_run_options(lambda option: runs, {**defaults.DEFAULT_OPTIONS, "f": "--num-byz"}, _RESERVED)
+    group.add_argument("--again", action="store_true", help="repeat runs that are finished, too")
+    group.add_argument(
+        "--dry-run", action="store_true",
+        help="say how many runs there are, how many are done or impossible, and how long the "
+        "rest will take, and run nothing",
+    )  # fmt: skip
 
 
 def _jobs(text: str) -> int:
@@ -88,20 +112,28 @@ def _jobs(text: str) -> int:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Run the grid; return 1 where a run failed."""
-    if not chosen.out:  # that would be the current folder
+    """Run the study; return 1 where a run failed."""
+    if chosen.out == "":  # that would be the current folder
         raise ConfigError("--out must be the name of a folder, got ''")
     given = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in vars(chosen).items()
         if key in OPTIONS
     }
-    study = defaults.default_study(
-        given,
-        attacks=chosen.attacks,
-        defences=defaults.combine_chains(chosen.aggregators, chosen.preaggregators),
-        seeds=chosen.seeds,
-    )
+    study = _default_study(chosen, given) if chosen.study is None else _read(chosen, given)
+
+    query, file = query_of(chosen), chosen.study
+    if file == str(STANDARD_INPUT):
+        file = "standard input"
+    if not query.is_nothing:
+        from byzpy_tw.sweep.command import print_results
+
+        return print_results(study, query, folder=folder_of(chosen), file=chosen.study)
+    where = {"folder": folder_of(chosen), "jobs": chosen.jobs, "again": chosen.again, "file": file}
+    if chosen.dry_run:
+        from byzpy_tw.sweep.command import print_dry_run
+
+        return print_dry_run(study, **where)
     from byzpy_tw.processes.launcher import Launcher
 
     device = study.options.get("device") or "cpu"
@@ -110,11 +142,39 @@ def run(chosen: argparse.Namespace) -> int:
     )
     from byzpy_tw.sweep.command import run_sweep
 
-    return run_sweep(
-        study,
-        folder=expand_home(chosen.out),
-        jobs=chosen.jobs,
-        again=chosen.again,
-        launcher=launcher,
-        records=chosen.records,
+    return run_sweep(study, **where, launcher=launcher, records=chosen.records)
+
+
+def _default_study(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:
+    """Return the study of a command line without a file."""
+    return defaults.default_study(
+        given,
+        attacks=chosen.attacks or defaults.ATTACKS,
+        defences=defaults.combine_chains(
+            chosen.aggregators or defaults.DEFENCES, chosen.preaggregators or ()
+        ),
+        seeds=chosen.seeds or defaults.SEEDS,
     )
+
+
+def _read(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:
+    """Return the study of the file, with the command line in place of what it says."""
+    path = expand_home(chosen.study)
+    if not (path == STANDARD_INPUT or path.suffix or path.exists()):  # a value too many
+        raise ConfigError(f"unrecognized arguments: {clip(chosen.study)}{LISTS}")
+    lists = []
+    if chosen.attacks:
+        lists.append(Axis(("attack",), tuple((name,) for name in dict.fromkeys(chosen.attacks))))
+    if chosen.aggregators or chosen.preaggregators:
+        lists += defaults.rule_axes(chosen.aggregators or (), chosen.preaggregators or ())
+    if chosen.seeds:
+        lists.append(Axis(("seed",), tuple((seed,) for seed in dict.fromkeys(chosen.seeds))))
+    return read_study(path, given, lists)
+
+
+def folder_of(chosen: argparse.Namespace) -> Path:
+    """Return the folder of the sweep, by default one with the name of the study's file."""
+    if chosen.out is not None:
+        return expand_home(chosen.out)
+    file = Path(chosen.study or "-")
+    return Path("runs") / ("sweep" if file == STANDARD_INPUT else file.stem)

@@ -84,9 +84,22 @@ def drop_unused(
     dropped: dict[str, Any] = {}
     for option, by, why in _find_unused(config, registry, chains):
         if option not in beneath or all(name in beneath for name in by):
-            raise ConfigError(f"{flag(option)} has no use {why}: leave it out")
+            raise no_use(option, why)
         dropped[option] = OPTIONS[option].default
     return attrs.evolve(config, **dropped) if dropped else config
+
+
+def no_use(option: str, why: str) -> ConfigError:
+    """Return the error about an option without effect."""
+    return ConfigError(f"{flag(option)} has no use {why}: leave it out")
+
+
+def find_unused(config: RunConfig, registry: Registry, chains: Collection[str]) -> dict[str, str]:
+    """Return the options that have no effect in `config`, each with the reason.
+
+    ``q`` has one where any of `chains` takes it.
+    """
+    return {option: why for option, _, why in _find_unused(config, registry, chains)}
 
 
 def _find_unused(

@@ -16,6 +16,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
 import byzpy_tw
 from byzpy_tw.config.merge import OPTIONS, convert_option, find_option
 from byzpy_tw.config.paths import absolute
@@ -29,24 +31,58 @@ from byzpy_tw.text import clip
 STANDARD_INPUT = Path("-")
 
 
+@frozen
+class FileOption:
+    """An option as it stands in a file; ``place`` is the file, the key and the section."""
+
+    name: str
+    value: Any
+    place: str
+
+    def convert(self, value: Any) -> Any:
+        """Return `value`, that of the file or one of several, as `RunConfig` has it."""
+        try:
+            return convert_option(self.name, value, self.place)
+        except BadParameter as e:  # in the text of a rule
+            raise BadParameter(f"{self.place}: {e}") from None
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """Read the options in `path`, each checked; `ConfigError` has the file, key and constraint."""
-    file = "standard input" if path == STANDARD_INPUT else str(path)
-    options: dict[str, Any] = {}
-    for key, value in _parse(path, file).items():
+    file, table = read_toml(path)
+    found = file_options(table, file)
+    return {name: option.convert(option.value) for name, option in found.items()}
+
+
+def file_options(
+    table: Mapping[str, Any], file: str, more: Collection[str] = ()
+) -> dict[str, FileOption]:
+    """Return the options in the content of `file`, by their names, in its order.
+
+    `more` are sections that it may have besides those of options.
+    """
+    options: dict[str, FileOption] = {}
+    for key, value in table.items():
         if key in SECTIONS:
             if not isinstance(value, dict):
                 raise ConfigError(f"{file}: {key!r} is a section: write [{key}] above its options")
             for inner, item in value.items():
                 _add(options, file, key, inner, item)
         elif isinstance(value, dict) and key.replace("-", "_") not in OPTIONS:
+            known = [*SECTIONS, *more]
             raise ConfigError(
-                f"{file}: there is no section [{clip(key)}]{suggest_nearest(key, SECTIONS)} "
-                f"(sections: {', '.join(SECTIONS)})"
+                f"{file}: there is no section [{clip(key)}]{suggest_nearest(key, known)} "
+                f"(sections: {', '.join(known)})"
             )
         else:
             _add(options, file, None, key, value)
     return options
+
+
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read a TOML file: its name for messages, and its content; raises `ConfigError`."""
+    file = "standard input" if path == STANDARD_INPUT else str(path)
+    return file, _parse(path, file)
 
 
 def _parse(path: Path, file: str) -> dict[str, Any]:
@@ -81,7 +117,9 @@ def _quote_line(message: str, data: bytes) -> str:
     return f": {clip(line)!r}{hint}"
 
 
-def _add(options: dict[str, Any], file: str, section: str | None, key: str, value: Any) -> None:
+def _add(
+    options: dict[str, FileOption], file: str, section: str | None, key: str, value: Any
+) -> None:
     """Add one key of the file to `options`."""
     under = "" if section is None else f" under [{section}]"
     try:
@@ -93,11 +131,7 @@ def _add(options: dict[str, Any], file: str, section: str | None, key: str, valu
         raise ConfigError(f"{file}: {key!r} does not belong{under} but under [{right_section}]")
     if name in options:
         raise ConfigError(f"{file}: {toml_key(name)!r} is given twice")
-    spelling = f"{file}: {toml_key(name)}{under}"
-    try:
-        options[name] = convert_option(name, value, spelling)
-    except BadParameter as e:  # in the text of a rule
-        raise BadParameter(f"{spelling}: {e}") from None
+    options[name] = FileOption(name, value, f"{file}: {toml_key(name)}{under}")
 
 
 def drop_run_dir(resume: Path | None, options: dict[str, Any], file: str) -> dict[str, Any]:

@@ -51,8 +51,9 @@ def option(
     constraint = check or (true_or_false if isinstance(default, bool) else text)
 
     def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        spelling = metadata.get("key") or attribute.name
-        check_value(constraint, flag(spelling), value, ConfigError)
+        if constraint(value) is not None:  # spelt only for an error: sweeps make many of these
+            spelling = metadata.get("key") or attribute.name
+            check_value(constraint, flag(spelling), value, ConfigError)
 
     convert = convert or {float: to_float, tuple: to_tuple}.get(type(default), to_plain)
     metadata |= {"help": help, "constraint": constraint}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
-from attrs import asdict, evolve
+from attrs import evolve
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
-from byzpy_tw.config.merge import drop_unused
+from byzpy_tw.config.merge import find_unused
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import say
-from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
@@ -23,26 +22,29 @@ from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.processes.launcher import Launcher
-from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
-from byzpy_tw.records.metrics import KINDS
+from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.scheduling import clock
-from byzpy_tw.sweep import text
-from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
-from byzpy_tw.sweep.conclusions import sentences
+from byzpy_tw.sweep.blocks import summary_lines
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
+from byzpy_tw.sweep.estimate import estimate, is_done, read_measured
 from byzpy_tw.sweep.execution import discard
-from byzpy_tw.sweep.grid import Grid, command_line, grid_of_plan
+from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
+from byzpy_tw.sweep.lab_json import figures
+from byzpy_tw.sweep.long_form import RESULTS, write_long_forms
+from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
-from byzpy_tw.sweep.resolve import check_names, guarantees, versions
-from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
+from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, run_digest
+from byzpy_tw.sweep.query import Query, show
+from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
+from byzpy_tw.sweep.results import CONCLUSIVE
 from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
-from byzpy_tw.text import clean
+from byzpy_tw.sweep.study_results import read_results
+from byzpy_tw.text import clean, printable
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device
 
@@ -57,17 +59,17 @@ def run_sweep(
     folder: Path,
     jobs: int | None = None,
     again: bool = False,
+    file: str | None = None,
     launcher: Launcher | None = None,
     records: str | None = None,
 ) -> int:
-    """Run `study` in worker processes of `launcher`; return the exit code.
+    """Run `study`, of `file`, in worker processes of `launcher`; return the exit code.
 
     Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
-    files = read_plugin_files(study.options.get("plugin") or ())
-    registry = load_and_warn(study.options.get("disable_plugin") or (), files)
-    grid = grid_of_plan(plan_of(study, registry))
-    if all(cell.impossible for cell in grid.cells):
+    registry, plan = prepare(study, file)
+    grid = grid_of_plan(plan)
+    if not plan.possible:
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
     records = records or default_records(grid.runs)
     check_records(records, grid.runs)
@@ -95,23 +97,68 @@ def run_sweep(
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
 
 
+def print_dry_run(
+    study: Study,
+    *,
+    folder: Path,
+    jobs: int | None = None,
+    again: bool = False,
+    file: str | None = None,
+) -> int:
+    """Print what `run_sweep` would do, and how long it would take; return the exit code."""
+    registry, plan = prepare(study, file)
+    left = [run for run in plan.possible if again or not is_done(run, folder)]
+    done = len(plan.possible) - len(left)
+    found = estimate(left, read_measured(folder), done)
+    for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
+        say(printable(line))
+    return 0
+
+
+def print_results(study: Study, query: Query, *, folder: Path, file: str | None = None) -> int:
+    """Print what `query` asks for of what is recorded below `folder`, and write its figures."""
+    _, plan = prepare(study, file)
+    for text in show(read_results(plan, folder), query):
+        print(text)
+    return 0
+
+
+def prepare(study: Study, file: str | None) -> tuple[Registry, Plan]:
+    """Load the plugins of `study`, and make its plan; an error names its `file`."""
+    files = read_plugin_files(study.options.get("plugin") or ())
+    registry = load_and_warn(study.options.get("disable_plugin") or (), files)
+    try:
+        return registry, plan_of(study, registry)
+    except ByzpyTwError as e:
+        raise e if file is None else e.with_text(f"{file}: {e}") from e.__cause__
+
+
 def plan_of(study: Study, registry: Registry) -> Plan:
-    """Make the plan of `study`: look up its names, and find the runs that cannot be run."""
+    """Make the plan of `study`: look up its names, and find the runs that cannot be run.
+
+    Raises `ConfigError` and its kind for mistakes that concern all runs.
+    """
+    check_values(study)
     _, base = next(configurations(study))
-    base = identify_first_values(base)
+    base = identify_initial_values(base)
     if base.init_sha256 is not None:
         study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
-    chains = {" | ".join([*pre, rule]) for pre, rule in product(
-        study.values_of("pre_aggregator") or (base.pre_aggregator,),
-        study.values_of("aggregator") or (base.aggregator,),
-    )}  # fmt: skip
-    drop_unused(base, registry, chains=chains)
+    pre = study.values_of("pre_aggregator") or ((),)
+    chains = [
+        " | ".join([*before, rule])
+        for before, rule in product(pre, study.values_of("aggregator") or (base.aggregator,))
+    ]
     check_names(registry, study, base)
     server_addresses(base, registry)
     load_trainer_keys(base, warn=True)
-    open_device(base.device)  # an error here concerns all runs
+    for device in study.values_of("device") or (base.device,):
+        open_device(device)
+    versions = versions_of(registry)
     return make_plan(
-        study, guarantees(registry), lambda config: run_digest(config, versions(config, registry))
+        study,
+        guarantees(registry),
+        lambda config: run_digest(config, versions(config)),
+        lambda config: find_unused(config, registry, chains),
     )
 
 
@@ -132,16 +179,9 @@ def jobs_for(base: RunConfig, registry: Registry) -> int:
 
 async def work(sweep: Sweep, reactor: Any) -> int:
     """Run the rest of the sweep; write its table and page, however that ends."""
-    grid, base, display = sweep.grid, sweep.grid.base, sweep.display
-    display.say(
-        f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
-        f"{len(grid.runs)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
-        f"partition {base.partition}"
-    )
-    display.say(
-        f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
-        f"{nodes_live(base)}; records in {sweep.folder}"
-    )
+    grid, display = sweep.grid, sweep.display
+    for line in _heading(sweep):
+        display.say(line)
     if sweep.records == LINES:
         display.say(
             f"  each run is recorded in one line of {FILE} (--records {LINES}), without a folder"
@@ -169,65 +209,36 @@ async def work(sweep: Sweep, reactor: Any) -> int:
     return 0 if all(o.status in _GOOD for o in sweep.outcomes()) else 1
 
 
+def _heading(sweep: Sweep) -> list[str]:
+    """Return the lines about what is run, and where."""
+    grid, base, where = sweep.grid, sweep.grid.base, f"records in {sweep.folder}"
+    if varies_more(grid.plan):
+        lines = [f"  {line}" for line in axis_lines(grid.plan)]
+        return [f"byzpy_tw sweep: {size_text(grid.plan)}", *lines, f"  {nodes_live(base)}; {where}"]
+    return [
+        f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
+        f"{len(grid.runs)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
+        f"partition {base.partition}",
+        f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
+        f"{nodes_live(base)}; {where}",
+    ]
+
+
 def _summarize(sweep: Sweep, seconds: float) -> None:
-    """Write the page and the figures, and print what explains the table."""
-    grid, outcomes, path = sweep.grid, sweep.outcomes(), sweep.folder / PAGE
-    _write(path, page(grid, outcomes, sweep.folder))
-    _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
-    for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
+    """Write the results, the page and the figures, and print what explains the tables."""
+    results, path = sweep.results, sweep.folder / PAGE
+    missing = write_long_forms(results, sweep.folder)
+    _write(path, page(results, sweep.folder))
+    _write(sweep.folder / TABLE, to_json(figures(results), indent=2) + "\n")
+    for line in summary_lines(results):
         say(clean(line, 1000))
-    total, done = len(grid.runs), sum(run.is_over for o in outcomes for run in o.ended)
+    total, done = len(sweep.grid.runs), sum(run.is_over for run in results.ended.values())
     if done > sweep.finished_before:
         say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")
     if done < total:
         say(f"{total - done} of {total} runs are not finished: the same command goes on with them")
+    say(f"results: {(sweep.folder / RESULTS).absolute()}.csv{missing and f' ({missing})'}")
     say(f"page: {path.absolute()}")
-
-
-def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
-    """Return the contents of lab.json: the options, and each cell with its runs."""
-    found, metrics = findings(outcomes), common_metrics(outcomes)
-    return {
-        "options": grid.base.to_dict(),
-        "attacks": grid.attacks,
-        "defences": grid.defences,
-        "seeds": grid.seeds,
-        "metrics": [asdict(metric) for metric in metrics],
-        "chance": {metric.name: recorded_chance(outcomes, metric) for metric in metrics},
-        "cells": [_cell(o, found.get((o.cell.row, o.cell.column), frozenset())) for o in outcomes],
-    }
-
-
-def _cell(outcome: CellResult, found: frozenset[Finding]) -> dict[str, Any]:
-    metrics = {metric.name: outcome.figures(metric) for metric in outcome.task_metrics}
-    accuracy = metrics.get("accuracy", {})
-    return {
-        "defence": outcome.cell.defence,
-        "attack": outcome.cell.attack,
-        "status": outcome.status,
-        "why": outcome.reason,
-        "no_guarantee": outcome.cell.missing_guarantee,
-        "attack_failures": outcome.attack_failures or None,
-        **{f"{kind}_accuracy": accuracy.get(kind) for kind in KINDS},
-        "metrics": metrics,
-        "findings": sorted(finding.value for finding in found),
-        "byzantine_weight": outcome.byzantine_weight,
-        "byzantine_left_out": outcome.left_out(honest=False),
-        "honest_left_out": outcome.left_out(honest=True),
-        "runs": [
-            {
-                "seed": ended.run.config.seed,
-                "folder": f"{CELLS}/{ended.run.folder}",
-                "status": ended.status,
-                "final_accuracy": ended.metrics.get("accuracy", {}).get("final"),
-                "metrics": ended.metrics,
-                "seconds": ended.seconds,
-                "parameters_sha256": ended.digest,
-                "command": command_line(ended.run.config),
-            }
-            for ended in outcome.ended
-        ],
-    }
 
 
 def _write(path: Path, content: str) -> None:

@@ -51,6 +51,22 @@ def chains_axis(chains: Sequence[str]) -> Axis:
     )
 
 
+def rule_axes(aggregators: Sequence[str], before: Sequence[str]) -> list[Axis]:
+    """Return the axes of rules in place of a study's own.
+
+    Either list may be empty: the study's own values of that option stay.  Where an aggregator
+    is a chain, both options are replaced.
+    """
+    if any("|" in rule for rule in aggregators):
+        return [chains_axis(combine_chains(aggregators, before))]
+    pre = chains_axis(combine_chains(["mean"], before)) if before else None
+    axes = [Axis(pre.options[:1], tuple(value[:1] for value in pre.values))] if pre else []
+    if aggregators:
+        rules = dict.fromkeys(rule.strip() for rule in aggregators)
+        axes.append(Axis(("aggregator",), tuple((rule,) for rule in rules)))
+    return axes
+
+
 def default_study(
     given: Mapping[str, Any], attacks: Sequence[str], defences: Sequence[str], seeds: Sequence[int]
 ) -> Study:

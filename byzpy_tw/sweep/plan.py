@@ -17,6 +17,7 @@ import attrs
 from attrs import field, frozen
 
 import byzpy_tw
+from byzpy_tw.config.merge import OPTIONS, convert_option, no_use
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ByzpyTwError, ConfigError
@@ -82,16 +83,26 @@ class Plan:
         return {cell: tuple(runs) for cell, runs in found.items()}
 
 
+def check_values(study: Study) -> None:
+    """Raise `ConfigError` for a value on an axis that its option cannot have in any run."""
+    for axis in study.axes:
+        for values in axis.values:
+            for name, value in zip(axis.options, values, strict=True):
+                convert_option(name, value)
+
+
 def make_plan(
     study: Study,
     missing_guarantee: Callable[[RunConfig], str | None],
     digest: Callable[[RunConfig], str],
+    unused: Callable[[RunConfig], Mapping[str, str]] = lambda config: {},
 ) -> Plan:
     """Return the plan of `study`.
 
     `missing_guarantee` returns why a configuration's rules promise nothing, and raises where
-    they cannot be run; `digest` identifies all that decides a run's records.  Raises
-    `ConfigError` where options make no configuration.
+    they cannot be run; `digest` identifies all that decides a run's records; `unused` returns
+    options without effect and why: a run has them at their defaults.  Raises `ConfigError` where
+    options make no configuration, and for an option without effect in every run.
     """
     if (count := study.combinations) > MOST_RUNS:
         counts = " x ".join(
@@ -101,22 +112,38 @@ def make_plan(
         raise ConfigError(f"{counts} make {count} runs; a sweep has at most {MOST_RUNS}")
     names = [name for axis in study.axes_in_order for name in axis.options]
     runs: list[PlannedRun] = []
-    for options, config in configurations(study):
-        impossible = missing = None
-        try:
-            missing = missing_guarantee(config)
-        except ByzpyTwError as e:
-            impossible = clean(str(e), 1000)
-        runs.append(
-            PlannedRun(
-                folder=folder_of(config, digest(config)),
-                config=config,
-                point={name: value_text(options[name]) for name in names},
-                impossible=impossible,
-                missing_guarantee=missing,
-            )
-        )
+    reasons: dict[str, str] = {}
+    for options, given in configurations(study):
+        without = unused(given)
+        reasons |= without
+        defaults: dict[str, Any] = {name: OPTIONS[name].default for name in without}
+        config = attrs.evolve(given, **defaults) if defaults else given
+        point = {name: value_text(options[name]) for name in names}
+        runs.append(_planned(config, point, missing_guarantee, digest))
+    for name, why in reasons.items():
+        if all(getattr(run.config, name) == OPTIONS[name].default for run in runs):
+            raise no_use(name, why)
     return Plan(study, tuple(runs))
+
+
+def _planned(
+    config: RunConfig,
+    point: Mapping[str, str],
+    missing_guarantee: Callable[[RunConfig], str | None],
+    digest: Callable[[RunConfig], str],
+) -> PlannedRun:
+    impossible = missing = None
+    try:
+        missing = missing_guarantee(config)
+    except ByzpyTwError as e:
+        impossible = clean(str(e), 1000)
+    return PlannedRun(
+        folder=folder_of(config, digest(config)),
+        config=config,
+        point=point,
+        impossible=impossible,
+        missing_guarantee=missing,
+    )
 
 
 def configurations(study: Study) -> Iterator[tuple[dict[str, Any], RunConfig]]:

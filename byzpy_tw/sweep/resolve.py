@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,14 @@ def guarantees(registry: Registry) -> Callable[[RunConfig], str | None]:
     checked once; an algorithm of a plugin may look at any option.
     """
     known: dict[Any, str | None | ByzpyTwError] = {}
+    is_foreign = cache(partial(registry.is_foreign, "algorithm"))
 
     def missing_guarantee(config: RunConfig) -> str | None:
-        foreign = registry.is_foreign("algorithm", config.algorithm)
-        key = config if foreign else tuple(getattr(config, name) for name in _DECIDING)
+        key = (
+            config
+            if is_foreign(config.algorithm)
+            else tuple(getattr(config, name) for name in _DECIDING)
+        )
         if key not in known:
             try:
                 known[key] = resolve_rules(config, registry).missing_guarantee
@@ -83,6 +87,19 @@ def guarantees(registry: Registry) -> Callable[[RunConfig], str | None]:
         return found
 
     return missing_guarantee
+
+
+def versions_of(registry: Registry) -> Callable[[RunConfig], dict[str, str]]:
+    """Return `versions` with `registry`, as a function that finds each set of names once."""
+    known: dict[tuple[Any, ...], dict[str, str]] = {}
+
+    def found(config: RunConfig) -> dict[str, str]:
+        key = (config.pipeline, *(getattr(config, option) for option in _KINDS.values()))
+        if key not in known:
+            known[key] = versions(config, registry)
+        return known[key]
+
+    return found
 
 
 def versions(config: RunConfig, registry: Registry) -> dict[str, str]:

@@ -88,6 +88,7 @@ class RunResult:
     failures: AttackFailures | None = None  # of the attack's calls
     byzantine_weight: float | None = None  # in the aggregates, where that is known
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
+    has_folder: bool = True  # False for a run that is recorded in one line
 
     @property
     def is_over(self) -> bool:
@@ -331,6 +332,7 @@ def of_line(run: PlannedRun, entry: Mapping[str, Any]) -> RunResult | None:
             failures=AttackFailures(**failures) if failures else None,
             byzantine_weight=_value(entry.get("byzantine_weight")),
             chance=described_chance(entry),
+            has_folder=False,
         )  # fmt: skip
     except (RunDirectoryError, *UNREADABLE_ERRORS):
         return None

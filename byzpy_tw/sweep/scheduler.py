@@ -34,6 +34,7 @@ from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
 from byzpy_tw.sweep.run_lines import FOLDERS, LINES, RunLines
 from byzpy_tw.sweep.server_slots import ServerSlots
+from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.sweep.worker import Setup, read_data
 from byzpy_tw.sweep.worker_pool import WorkerPool
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -106,6 +107,11 @@ class Sweep:
 
     def outcomes(self) -> list[CellResult]:
         return [self.outcome(cell) for cell in self.grid.cells]
+
+    @property
+    def results(self) -> StudyResults:
+        """The results of all runs, as far as they have ended."""
+        return StudyResults(self.grid.plan, self._ended, self._failed)
 
     def load_finished(self) -> None:
         """Read the runs that earlier calls finished, in a folder or a line each."""

@@ -21,6 +21,11 @@ from byzpy_tw.sweep.arithmetic import Expression, parse_expression
 OPTIONS_OF_ONE_RUN = ("run_dir", "quiet", "json", "web", "save_model")
 
 
+def may_vary(option: str) -> bool:
+    """Return whether an option can be an axis: whether it decides the records of a run."""
+    return bool(OPTIONS[option].metadata["bits"]) or option == "eval_interval"
+
+
 @frozen
 class Axis:
     """An option with its values, or several options that change together."""

@@ -116,6 +116,7 @@ class RoundRunner:
     _reactor: ITrainerReactor
     _pool: Executor
     _threads: int
+    task: str = ""  # of other code, for messages
     _state: State = field(init=False)  # its tensors change in place, from round to round
     probation: Probation = field(factory=Probation, init=False)
     # Rounds that are committed; None while one is, or where that failed half-way.
@@ -189,7 +190,10 @@ class RoundRunner:
         verdict = round.verdict(computable)
         if isinstance(verdict, Halt):
             self.halt_record = {"round": number, "refused": _refused(round)}
-            raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
+            if not verdict.diverged:
+                raise BudgetExceeded(verdict.why)
+            other = f"; or else {who} has a loss that is not finite" if (who := self.task) else ""
+            raise Diverged(f"{verdict.why}{other}")
         costly = driver.costly_failures()
         return GatheredRound(round, verdict, watch, before, attack, costly, told_f)
 

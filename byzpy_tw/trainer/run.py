@@ -40,10 +40,10 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
-from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_run
+from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
-from byzpy_tw.rounds.saved_model import check_can_save
+from byzpy_tw.records.saved_model import check_can_save
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.provenance import describe_process
@@ -91,7 +91,7 @@ def prepare_run(
     config: RunConfig, registry: Registry, beneath: Collection[str] = ()
 ) -> PreparedRun:
     """Check `config` and make its folder.  `beneath` are options of a file; see `drop_unused`."""
-    config = identify_first_values(drop_unused(config, registry, beneath))
+    config = identify_initial_values(drop_unused(config, registry, beneath))
     config = resolve_paths(config)
     rules = _look_into(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)

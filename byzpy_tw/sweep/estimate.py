@@ -1,0 +1,149 @@
+"""Estimates of how long runs take, from runs in the same folder that are finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from attrs import frozen
+
+from byzpy_tw.records.folder import CELLS, CONFIG, RESULT
+from byzpy_tw.sweep.plan import PlannedRun
+from byzpy_tw.sweep.results import CONCLUSIVE, UNREADABLE_ERRORS, read
+
+# Runs are compared by what decides how long a round takes, the closest first.
+_LIKE: Sequence[tuple[str, ...]] = (
+    ("model", "dataset", "device", "n", "batch_size", "rules", "attack"),
+    ("model", "dataset", "device", "n", "batch_size", "rules"),
+    ("model", "dataset", "device", "n", "batch_size"),
+    ("model", "dataset", "device", "n"),
+    ("model", "dataset", "device"),  # in proportion to n
+)
+
+
+@frozen(kw_only=True)
+class Measured:
+    """The time of a finished run, and what decides it.
+
+    ``round`` are the seconds of a round; ``evaluation`` those of an evaluation and its share of
+    all else.
+    """
+
+    setting: Mapping[str, Any]
+    round: float
+    evaluation: float
+
+
+@frozen(kw_only=True)
+class Estimate:
+    """The runs that are done, and the seconds that the others will take, one after another.
+
+    They are those of runs that are ``finished``; ``unknown`` others are like none of these.
+    """
+
+    done: int
+    finished: int
+    seconds: float
+    unknown: int
+
+
+def setting_of(option: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what decides how long a round takes, of the options of a run by their names."""
+    kept = {name: option(name) for name in ("model", "dataset", "device", "batch_size", "attack")}
+    rules = (*option("pre_aggregator"), option("aggregator"))
+    return {**kept, "n": option("num_honest") + option("num_byz"), "rules": rules}
+
+
+def evaluations(rounds: int, interval: int) -> int:
+    """Return how often a run of `rounds` is evaluated: every `interval` of them, and at the end."""
+    return -(-rounds // interval) if interval else 1
+
+
+def estimate(left: Iterable[PlannedRun], measured: Sequence[Measured], done: int = 0) -> Estimate:
+    """Return how long the runs `left` will take, by the most similar of those `measured`.
+
+    Of several alike it takes the medians.
+    """
+    levels = [_medians(measured, names) for names in _LIKE]
+    seconds, unknown = 0.0, 0
+    for run in left:
+        config = run.config
+        setting = setting_of(partial(getattr, config))
+        for names, known in zip(_LIKE, levels, strict=True):
+            if (key := _key(setting, names)) in known:
+                a_round, an_evaluation = known[key]
+                a_round *= 1 if "n" in names else setting["n"]
+                times = evaluations(config.rounds, config.eval_interval)
+                seconds += a_round * config.rounds + an_evaluation * times
+                break
+        else:
+            unknown += 1
+    return Estimate(done=done, finished=len(measured), seconds=seconds, unknown=unknown)
+
+
+def _medians(
+    measured: Iterable[Measured], names: Sequence[str]
+) -> dict[tuple[Any, ...], tuple[float, float]]:
+    """Return the seconds of a round and of an evaluation for each setting of `names`.
+
+    Without ``n`` among these, the former are those of one node's share.
+    """
+    found: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for run in measured:
+        scale = 1 if "n" in names else run.setting["n"]
+        found.setdefault(_key(run.setting, names), []).append((run.round / scale, run.evaluation))
+    return {
+        key: (median(r for r, _ in times), median(e for _, e in times))
+        for key, times in found.items()
+    }
+
+
+def _key(setting: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(setting[name] for name in names)
+
+
+def is_done(run: PlannedRun, folder: Path) -> bool:
+    """Return whether `run` is on record below `folder`, and is not run again."""
+    path = folder / CELLS / run.folder
+    status = _read_json(path / RESULT).get("status")
+    if status == "failed":
+        result = read(run, path)
+        return result is not None and result.is_over
+    return status in CONCLUSIVE
+
+
+def read_measured(folder: Path) -> list[Measured]:
+    """Return the times of the finished runs below `folder`, whichever study they are of."""
+    found = []
+    for path in sorted((folder / CELLS).glob(f"*/{RESULT}")):
+        try:
+            result = _read_json(path)
+            if result["status"] == "finished" and result["rounds"] > 0:
+                found.append(_measured(result, _read_json(path.with_name(CONFIG))["config"]))
+        except UNREADABLE_ERRORS:
+            continue  # it is run again
+    return found
+
+
+def _measured(result: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
+    """Return the time of a run from its result and its recorded options."""
+    rounds, a_round = result["rounds"], result["seconds_a_round"]
+    rest = max(0.0, result["seconds"] - a_round * rounds)
+    return Measured(
+        setting=setting_of(options.__getitem__),
+        round=float(a_round),
+        evaluation=rest / evaluations(rounds, options["eval_interval"]),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file; an empty one where there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
