@@ -201,11 +201,15 @@ class LineTests(TestCase):
         again = Sweep(made, where / LINES, 1, names, reactor)
         again.load_finished()
         self.assertEqual(again.finished_before, 4)
+        known = RunLines.below(where / LINES)
+        self.assertTrue(all(known.has_ended(run) for run in made.runs))
+        self.assertFalse(known.has_ended(attrs.evolve(made.runs[0], folder="other")))
         for one, line, read in zip(*(lab.outcomes() for lab in (*found, again)), strict=True):
             self.assertEqual(line, read)
             for run, other in zip(one.ended, line.ended, strict=True):
                 self.assertEqual(
-                    attrs.evolve(run, seconds=0, shares=()), attrs.evolve(other, seconds=0)
+                    attrs.evolve(run, seconds=0, shares=(), has_folder=False),
+                    attrs.evolve(other, seconds=0),
                 )
 
     def test_the_file(self) -> None:

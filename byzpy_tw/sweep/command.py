@@ -107,7 +107,10 @@ def print_dry_run(
 ) -> int:
     """Print what `run_sweep` would do, and how long it would take; return the exit code."""
     registry, plan = prepare(study, file)
-    left = [run for run in plan.possible if again or not is_done(run, folder)]
+    lines = RunLines.below(folder)
+    left = [
+        run for run in plan.possible if again or not (is_done(run, folder) or lines.has_ended(run))
+    ]
     done = len(plan.possible) - len(left)
     found = estimate(left, read_measured(folder), done)
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):

@@ -18,6 +18,7 @@ from byzpy_tw import files
 from byzpy_tw.errors import CannotRecord, ConfigError
 from byzpy_tw.records.folder import to_json
 from byzpy_tw.sweep.plan import PlannedRun
+from byzpy_tw.sweep.results import of_line
 
 FILE = "runs.jsonl"
 LINES, FOLDERS = "lines", "folders"
@@ -46,6 +47,7 @@ class RunLines:
 
     _path: Path
     _file: IO[bytes] | None = field(default=None, init=False)
+    _entries: dict[str, Mapping[str, Any]] | None = field(default=None, init=False)
 
     @classmethod
     def below(cls, folder: Path) -> RunLines:
@@ -67,6 +69,13 @@ class RunLines:
             except (ValueError, TypeError, LookupError, RecursionError):
                 continue
         return found
+
+    def has_ended(self, run: PlannedRun) -> bool:
+        """Return whether `run` has a line, and is not run again."""
+        if self._entries is None:
+            self._entries = self.read()
+        result = of_line(run, self._entries.get(run.folder, {}))
+        return result is not None and result.is_over
 
     def forget(self, runs: Set[str]) -> None:
         """Remove the lines of `runs`, given by their folders.  Raises `CannotRecord`."""
