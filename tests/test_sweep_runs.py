@@ -218,7 +218,9 @@ class LeftTests(TestCase):
 
         for recorded in (False, True):
 
-            async def end(_: Any, run: Any, *more: Any, recorded: bool = recorded) -> RunOutcome:
+            async def end(
+                _: Any, run: Any, *more: Any, recorded: bool = recorded, pool: Any = None
+            ) -> RunOutcome:
                 run.directory.close()
                 return RunOutcome(ServerError("gone"), "", recorded)
 

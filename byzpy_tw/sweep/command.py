@@ -39,7 +39,7 @@ from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, r
 from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
-from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
+from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
@@ -71,6 +71,8 @@ def run_sweep(
     grid = grid_of_plan(plan)
     if not plan.possible:
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
+    records = records or default_records(grid.runs)
+    check_records(records, grid.runs)
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder)
@@ -84,7 +86,7 @@ def run_sweep(
         sweep = Sweep(
             grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
             launcher=launcher or Launcher(), lock=lock.fileno(),
-            records=records or default_records(grid.runs),
+            records=records,
         )  # fmt: skip
         if again:
             for run in grid.runs:
@@ -105,7 +107,10 @@ def print_dry_run(
 ) -> int:
     """Print what `run_sweep` would do, and how long it would take; return the exit code."""
     registry, plan = prepare(study, file)
-    left = [run for run in plan.possible if again or not is_done(run, folder)]
+    lines = RunLines.below(folder)
+    left = [
+        run for run in plan.possible if again or not (is_done(run, folder) or lines.has_ended(run))
+    ]
     done = len(plan.possible) - len(left)
     found = estimate(left, read_measured(folder), done)
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
