@@ -119,7 +119,7 @@ def values_text(values: Values) -> str:
 
 
 def score_text(metric: Metric, score: Score | None) -> str:
-    """Return a score as ``validation accuracy 91.20%, attack = alie``."""
+    """Return a score with its metric, and where it is, such as under which attack."""
     if score is None or score.value is None:
         value = f"diverged, or no finite {metric.words}"
     else:
