@@ -41,6 +41,8 @@ from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
 from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
+from byzpy_tw.sweep.selected import SELECTED, select
+from byzpy_tw.sweep.selection import check_selection
 from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.sweep.study_results import read_results
@@ -157,12 +159,14 @@ def plan_of(study: Study, registry: Registry) -> Plan:
     for device in study.values_of("device") or (base.device,):
         open_device(device)
     versions = versions_of(registry)
-    return make_plan(
+    plan = make_plan(
         study,
         guarantees(registry),
         lambda config: run_digest(config, versions(config)),
         lambda config: find_unused(config, registry, chains),
     )
+    check_selection(plan)
+    return plan
 
 
 def jobs_for(base: RunConfig, registry: Registry) -> int:
@@ -232,9 +236,15 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
     results, path = sweep.results, sweep.folder / PAGE
     missing = write_long_forms(results, sweep.folder)
     _write(path, page(results, sweep.folder))
-    _write(sweep.folder / TABLE, to_json(figures(results), indent=2) + "\n")
-    for line in summary_lines(results):
+    selected = select(results)
+    entry = {} if selected.entry is None else {"selection": selected.entry}
+    _write(sweep.folder / TABLE, to_json({**figures(results), **entry}, indent=2) + "\n")
+    for line in [*summary_lines(results), *selected.lines]:
         say(clean(line, 1000))
+    if selected.runs:
+        _write(sweep.folder / SELECTED, selected.table.csv())
+    else:
+        (sweep.folder / SELECTED).unlink(missing_ok=True)  # of an earlier call
     total, done = len(sweep.grid.runs), sum(run.is_over for run in results.ended.values())
     if done > sweep.finished_before:
         say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")
