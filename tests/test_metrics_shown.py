@@ -469,6 +469,7 @@ class PlacesTests(SynchronousTestCase):
         "report/csv_table.py": "the header of a table without runs",
         "output/metrics.py": "a gauge that dashboards know",
         "sweep/command.py": "entries of a release's lab.json",
+        "sweep/byzfl_study.py": "the metric by which ByzFL selects",
         "cli/sweep.py": "an example in its help",
     }
 
