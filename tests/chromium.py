@@ -147,8 +147,10 @@ class Browser:
 
     def key(self, name: str) -> None:
         """Press and release a key, as a keyboard does."""
-        code = {"Tab": 9, "Escape": 27}.get(name, 0)
-        text = {"text": name} if len(name) == 1 else {}
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}.get(name, 0)
+        text = (
+            {"text": "\r" if name == "Enter" else name} if len(name) == 1 or name == "Enter" else {}
+        )
         for kind, more in (("keyDown", text), ("keyUp", {})):
             self._call(
                 "Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code, **more

@@ -11,7 +11,8 @@ from byzpy_tw.sweep.command import plan_of
 from byzpy_tw.sweep.default_study import default_study
 from byzpy_tw.sweep.grid import Cell, Grid, grid_of_plan
 from byzpy_tw.sweep.plan import PlannedRun, make_plan, run_digest
-from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
+from byzpy_tw.sweep.results import CellResult, Evaluation, NodeShare, RunResult
+from byzpy_tw.sweep.study_results import StudyResults
 
 
 def missing_guarantee(config: RunConfig) -> str | None:
@@ -55,6 +56,10 @@ def grid_of(
     return grid_of_plan(plan_of(default_study(given, attacks, defences, seeds), registry))
 
 
+def evaluation(rounds: int, accuracy: float) -> Evaluation:
+    return Evaluation(rounds, {"accuracy": accuracy}, 1.0 - accuracy)
+
+
 def ended(run: PlannedRun, final: float | None = 0.9, **changes: Any) -> RunResult:
     """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
     config = run.config
@@ -69,7 +74,8 @@ def ended(run: PlannedRun, final: float | None = 0.9, **changes: Any) -> RunResu
         "run": run, "status": "finished", "error": "", "rounds": config.rounds,
         "metrics": {"accuracy": {"final": final, "worst": final, "best": final}},
         "seconds": 1.5, "digest": "ab" * 32,
-        "curve": ((5, 0.2), (10, final or 0.0)), "shares": tuple(shares),
+        "evaluations": (evaluation(5, 0.2), evaluation(10, final or 0.0)),
+        "shares": tuple(shares),
     }  # fmt: skip
     return RunResult(**{**values, **changes})
 
@@ -78,3 +84,8 @@ def outcome(cell: Cell, *finals: float, **changes: Any) -> CellResult:
     """Make the result of `cell`, with these accuracies for its seeds."""
     runs = [ended(t, value, **changes) for t, value in zip(cell.runs, finals, strict=False)]
     return CellResult(cell=cell, ended=tuple(runs))
+
+
+def results_of(made: Grid, outcomes: Sequence[CellResult]) -> StudyResults:
+    """Return these results as those of a study."""
+    return StudyResults(made.plan, {e.run.folder: e for each in outcomes for e in each.ended})

@@ -17,7 +17,7 @@ from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
 from tests.filled_sweeps import filled
 from tests.recorded_runs import record, run_report
-from tests.sweep_grids import grid
+from tests.sweep_grids import grid, results_of
 from tests.test_report_chromium import shown_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium]
@@ -35,7 +35,7 @@ WIDE = """[...document.querySelectorAll('.scroll, .across')].map((box) => [
 def sweep_page() -> str:
     attacks = ("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max", "alie")
     made = grid(attacks=attacks, defences=("mean", "nnm | trimmed-mean"), seeds=(1, 2))
-    return page(made, filled(made), Path("lab"))
+    return page(results_of(made, filled(made)), Path("lab"))
 
 
 class BarrierTests(SynchronousTestCase):
@@ -103,13 +103,21 @@ class ReadingTests(SynchronousTestCase):
         )
         self.assertNotIn("selected", browser.evaluate("document.body.innerText"))
 
-    def test_cells_of_a_sweep_are_links(self) -> None:
+    def test_cells_of_a_sweep_are_buttons(self) -> None:
         """Each leads to what is told of it, and its name says of what it is."""
         browser = shown_page(self, sweep_page())
-        links = "[...document.querySelectorAll('.heat td')].map((td) => td.firstChild)"
-        self.assertTrue(browser.evaluate(f"{links}.every((a) => document.querySelector(a.hash))"))
-        name = browser.evaluate(f"{links}[1].textContent")
-        self.assertRegex(name, r"^mean under sign-flip:scale=-5: 10\.0!")
+        button = "document.querySelectorAll('.heat td button')[1]"
+        self.assertRegex(
+            browser.evaluate(f"{button}.textContent"), r"^mean, sign-flip:scale=-5: 10\.0!"
+        )
+        browser.evaluate(f"{button}.focus()")
+        browser.key("Enter")
+        self.assertEqual(browser.evaluate("document.activeElement.id"), "cell")
+        self.assertEqual(
+            browser.evaluate("document.querySelector('#cell h2').textContent"),
+            "pipeline = mean, attack = sign-flip:scale=-5",
+        )
+        self.assertEqual(browser.evaluate(f"{button}.getAttribute('aria-pressed')"), "true")
 
 
 class KeyboardTests(SynchronousTestCase):
@@ -134,7 +142,7 @@ class KeyboardTests(SynchronousTestCase):
         self.assertEqual({outline for _, outline, _ in stops}, {"solid"})
         stops = self.stops(shown_page(self, sweep_page()))
         kinds = [kind for kind, *_ in stops]
-        expected = ["a."] * 10 + ["div.canvas"] * 5 + ["summary."] * 10
+        expected = ["select."] * 4 + ["button."] * 12 + ["div.canvas"] * 5 + ["select."] * 2
         self.assertEqual(kinds, expected)
         self.assertEqual({outline for _, outline, _ in stops}, {"solid"})
 

@@ -41,17 +41,18 @@ from byzpy_tw.report.page import render_report
 from byzpy_tw.report.png import write_png
 from byzpy_tw.report.result import Result
 from byzpy_tw.sweep import results, text
-from byzpy_tw.sweep.command import figures
 from byzpy_tw.sweep.comparison import findings
 from byzpy_tw.sweep.conclusions import sentences
+from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.page_data import page_data
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.scores import scores
 from byzpy_tw.tasks.metric import Metric
 from tests.recorded_runs import record
 from tests.recorded_runs import records as classification
 from tests.support import folder
-from tests.sweep_grids import ended, grid
+from tests.sweep_grids import ended, grid, results_of
 from tests.terminal_screen import Terminal, screen
 
 PACKAGE = Path(byzpy_tw.__file__).parent
@@ -351,7 +352,8 @@ class SweepTests(SynchronousTestCase):
             changes: dict[str, Any] = {
                 "metrics": {metric.name: {"final": value, "worst": worst, "best": value}},
                 "status": "diverged" if value is None else "finished",
-                "task_metrics": (metric,), "curve": ((5, value or 0.0),),
+                "task_metrics": (metric,),
+                "evaluations": (results.Evaluation(5, {metric.name: value}),),
             }  # fmt: skip
             found.append(CellResult(cell=cell, ended=tuple(ended(r, **changes) for r in cell.runs)))
         return found
@@ -427,13 +429,15 @@ class SweepTests(SynchronousTestCase):
         """The page tells of the task's metric alone, and so do its figures."""
         made = grid(seeds=(1, 2))
         outcomes = self.outcomes(made, [2.0, 8.0, 2.5, 3.0])
-        content = page(made, outcomes, Path("lab"))
-        self.assertIn("<h2>Mse in m², over the rounds</h2>", content)
-        self.assertIn("far from the best <i></i> the best", content)
-        self.assertIn("lower is better; the mean, worst and best of 2 seeds", content)
-        self.assertIn("<b>8!</b><small>8.5 to 8</small>", content)
-        self.assertNotRegex(content, "(?i)accuracy")
-        found = figures(made, outcomes)
+        results = results_of(made, outcomes)
+        self.assertNotRegex(page(results, Path("lab")), "(?i)accuracy")
+        data = page_data(results)
+        [metric] = data["metrics"]
+        self.assertEqual(
+            (metric["unit"], metric["better"], metric["share"]), ("m²", "lower", False)
+        )
+        self.assertEqual(data["cells"]["values"][0]["worst"], [[2.5, 8.5, 3.0, 3.5]] * 2)
+        found = figures(results)
         self.assertEqual(found["metrics"], [attrs.asdict(METRICS[0])])
         cell = found["cells"][1]
         self.assertEqual(cell["metrics"], {"mse": {"final": 8.0, "worst": 8.5, "best": 8.0}})
@@ -445,7 +449,7 @@ class SweepTests(SynchronousTestCase):
         path = run_folder(self, regression())
         found = results.read(run, path)
         assert found is not None
-        self.assertEqual((found.task_metrics, found.curve[0]), (METRICS, (5, 10.0)))
+        self.assertEqual((found.task_metrics, found.curve("mse")[0]), (METRICS, (5, 10.0)))
         self.assertEqual(found.metrics["failed"], {"final": 0.75, "worst": 0.75, "best": 0.0})
         result = (path / "result.json").read_text()
         (path / "result.json").write_text(result.replace('"final": 2.5', '"final": 2.6', 1))
@@ -468,7 +472,7 @@ class PlacesTests(SynchronousTestCase):
         "report/result.py": "names of a release's Result",
         "report/csv_table.py": "the header of a table without runs",
         "output/metrics.py": "a gauge that dashboards know",
-        "sweep/command.py": "entries of a release's lab.json",
+        "sweep/lab_json.py": "entries of a release's lab.json",
         "sweep/byzfl_study.py": "the metric by which ByzFL selects",
         "cli/sweep.py": "an example in its help",
     }

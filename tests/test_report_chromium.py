@@ -23,7 +23,7 @@ from tests.chromium import MISSING, Browser
 from tests.filled_sweeps import filled
 from tests.recorded_runs import HTML, run_report
 from tests.support import address_of, folder, start_server, start_training
-from tests.sweep_grids import grid
+from tests.sweep_grids import grid, results_of
 from tests.test_metrics_shown import DESCRIPTION, regression
 from tests.test_metrics_shown import run_folder as written_run
 from tests.test_run_from_python import run_folder
@@ -230,15 +230,18 @@ class SweepPageTests(SynchronousTestCase):
             defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
             seeds=(1, 2),
         )
-        for browser in everywhere(self, page(made, filled(made), Path("lab")), "sweep"):
+        for browser in everywhere(self, page(results_of(made, filled(made)), Path("lab")), "sweep"):
             self.assertEqual(browser.evaluate(PAINTED), [True] * 4)
             colour = "getComputedStyle(document.querySelector('.heat td')).backgroundColor"
             self.assertRegex(browser.evaluate(colour), r"^rgb\(\d+, \d+, \d+\)$")
             browser.mouse(".u-over", (0.5, 0.5), (0.85, 0.5))
             tip = browser.evaluate("document.querySelector('.tip').textContent")
             self.assertRegex(tip, "^round 9mean 90 %")
-            browser.evaluate("document.querySelector('td a').click()")
-            browser.wait_for("document.querySelector('details[open]')?.id === 'cell-0-0'")
+            browser.evaluate("document.querySelector('td button').click()")
+            self.assertEqual(
+                browser.evaluate("document.querySelector('#cell h2').textContent"),
+                "pipeline = mean, attack = none",
+            )
 
 
 class NotebookTests(SynchronousTestCase):

@@ -26,11 +26,12 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
+from byzpy_tw.records.summary import AttackFailures
 from byzpy_tw.sweep.command import jobs_for
 from byzpy_tw.sweep.default_study import ATTACKS, DEFENCES, SEEDS, combine_chains
 from byzpy_tw.sweep.grid import Cell, command_line
 from byzpy_tw.sweep.resolve import cache_datasets, versions
-from byzpy_tw.sweep.results import CellResult, read
+from byzpy_tw.sweep.results import CellResult, Evaluation, line_of, of_line, read
 from byzpy_tw.sweep.scores import goodness
 from byzpy_tw.tasks import Classification
 from tests.support import folder
@@ -328,11 +329,34 @@ class OutcomeTests(SynchronousTestCase):
         assert found is not None
         cell = CellResult(cell=grid().cells[0], ended=(found,))
         self.assertEqual((cell.final, cell.worst, cell.best), (0.75, 0.75, 0.75))
-        self.assertEqual(found.curve, ((2, 0.75),))
+        self.assertEqual(found.evaluations, (Evaluation(2, {"accuracy": 0.75}, 0.5),))
         share = found.shares[run.config.num_honest]
         self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
         self.assertEqual(share.left_out, 1.0)
         self.assertEqual(found.shares[1].left_out, 0.5)
+
+    def test_in_one_line(self) -> None:
+        """A run that is recorded in one line has the same result, but for its nodes' shares."""
+        run = grid().cells[0].runs[0]
+        path = folder(self) / "run"
+        self.write(path, run.config)
+        found = read(run, path)
+        assert found is not None
+        line = json.loads(json.dumps(line_of(found)))
+        self.assertEqual(of_line(run, line), attrs.evolve(found, shares=(), has_folder=False))
+        failures = AttackFailures(1, 0, 4, False, 0, 3, "broken")
+        failed = attrs.evolve(
+            found, failures=failures, status="failed", shares=(), has_folder=False
+        )
+        self.assertEqual(of_line(run, json.loads(json.dumps(line_of(failed)))), failed)
+        for wrong in (
+            {"folder": "another"}, {"status": "waiting"}, {"rounds": "2"}, {"seconds": -1},
+            {"metrics": {}}, {"metrics": {"accuracy": {"final": "0.5"}}}, {"evaluations": [[1]]},
+            {"evaluations": [[-1, {}, None]]}, {"described_metrics": [{"name": "No"}]},
+        ):  # fmt: skip
+            self.assertIsNone(of_line(run, {**line, **wrong}), wrong)
+        for name in ("status", "metrics", "evaluations", "seconds"):
+            self.assertIsNone(of_line(run, {k: v for k, v in line.items() if k != name}), name)
 
     def test_nothing_is_made_of_less(self) -> None:
         """Another run's folder, half a file, none at all: as if there were none."""

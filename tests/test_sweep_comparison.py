@@ -13,16 +13,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.records.metrics import described_chance
-from byzpy_tw.sweep.command import figures
 from byzpy_tw.sweep.comparison import Finding, Position, judge
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.grid import Grid
+from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.text import notes, table
 from byzpy_tw.tasks import Classification
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 from byzpy_tw.tasks.task import chance_of
-from tests.sweep_grids import ended, grid, outcome
+from tests.sweep_grids import ended, grid, outcome, results_of
 
 BELOW_ROW, BELOW_COLUMN, NEAR_CHANCE, DIVERGED = Finding
 ERRORS = Metric("errors", better="lower", format=".1%")
@@ -188,7 +188,7 @@ class SentenceTests(SynchronousTestCase):
             "!: 30 points or more below the best of its line or column, or near chance (11.4 %)",
             notes(made, outcomes),
         )
-        found = figures(made, outcomes)
+        found = figures(results_of(made, outcomes))
         self.assertEqual(found["chance"], {"accuracy": CHANCE})
         self.assertEqual(found["cells"][0]["findings"], ["below-column", "near-chance"])
         self.assertEqual(found["cells"][-1]["findings"], [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 from unittest import mock
 
 import attrs
@@ -12,16 +11,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.plugins import load
 from byzpy_tw.sweep import text
+from byzpy_tw.sweep.blocks import filled_tables, worst_table
 from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
-from byzpy_tw.sweep.grid import Grid
-from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.grid import Grid, grid_of_plan
+from byzpy_tw.sweep.page_data import page_data
 from byzpy_tw.sweep.results import CellResult, NodeShare
 from byzpy_tw.sweep.scheduler import Sweep
 from tests.filled_sweeps import filled
+from tests.studies import axis, make_study
+from tests.studies import results_of as study_results_of
 from tests.support import folder
-from tests.sweep_grids import ended, grid, outcome
+from tests.sweep_grids import ended, grid, outcome, results_of
 from tests.terminal_screen import Terminal, screen
 
 # In each round one of three Byzantine nodes is taken, and nobody else.
@@ -126,9 +128,8 @@ class TextTests(SynchronousTestCase):
         self.assertIn(f"{text.WEIGHT}, who are 3 of 11 nodes (27 %)", notes)
         self.assertIn(text.OUT, notes)
         self.assertIn("wt B 100 out H 100", "\n".join(text.table(made, taken)))
-        content = page(made, taken, Path("lab"))
-        self.assertIn("wt B&nbsp;100 out H&nbsp;100", content)
-        self.assertIn(text.WEIGHT, content)
+        cells = page_data(results_of(made, taken))["cells"]
+        self.assertEqual((cells["weight"], cells["out"][0]), ([1.0] * 4, [1.0] * 4))
         everyone = outcome(made.cells[0], 0.2, byzantine_weight=3 / 11, shares=())
         self.assertEqual(text.out_text(everyone), "wt B 27")
         self.assertNotIn("wt", text.out_text(outcome(made.cells[0], 0.2)))
@@ -197,15 +198,69 @@ class DisplayTests(SynchronousTestCase):
         sweep = self.sweep(grid())
         for out, more, kind in (
             (Terminal(), {}, LiveTable), (Terminal(), {"TERM": "dumb"}, LineDisplay),
-            (Terminal(), {"COLUMNS": "40"}, LineDisplay), (io.StringIO(), {}, LineDisplay),
+            (Terminal(), {"COLUMNS": "30"}, LineDisplay), (io.StringIO(), {}, LineDisplay),
         ):  # fmt: skip
             with mock.patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": "100", **more}):
                 self.assertIsInstance(display_for(sweep, out, print), kind)
 
+    def test_a_narrow_terminal(self) -> None:
+        """Cells are their final values where more does not fit."""
+        made = grid()
+        sweep, out = self.sweep(made), Terminal()
+        for each in filled(made):
+            sweep._ended.update({run.run.folder: run for run in each.ended})
+        with mock.patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": "44", "LINES": "30"}):
+            display_for(sweep, out, print).close()
+        self.assertEqual(
+            [line for line in screen(out.getvalue()) if line],
+            [
+                "defence \\ attack  none   sign-flip:",
+                "                         scale=-5",
+                "mean              90.0   10.0!",
+                "nnm | median      90.0   90.0",
+            ],
+        )
+
+    def test_other_axes(self) -> None:
+        """Each combination of them has a table; where these do not fit, the worst has one."""
+        study = make_study(
+            axis("aggregator", values=("mean", "median")),
+            axis("attack", values=("none", "ipm")), axis("f", values=(1, 2)),
+        )  # fmt: skip
+        results = study_results_of(study, lambda p: 0.8 / int(p["f"]))
+        sweep = self.sweep(grid_of_plan(results.plan))
+        sweep._ended.update(results.ended)
+        for lines, titles in (
+            ("40", ["f = 1", "f = 2"]), ("10", ["the worst of 2 values of f"]), ("5", []),
+        ):  # fmt: skip
+            out = Terminal()
+            said: list[str] = []
+            size = {"TERM": "xterm", "COLUMNS": "100", "LINES": lines}
+            with mock.patch.dict(os.environ, size):
+                display_for(sweep, out, said.append).close()
+            shown = [line for line in screen(out.getvalue()) if line]
+            found = [line for line in shown if line.startswith(("f =", "the worst"))]
+            self.assertEqual(found, titles)
+            if lines == "10":
+                self.assertIn("mean              40.0 (20.0-40.0)", "\n".join(shown))
+            self.assertEqual(bool(said), lines == "5")
+        self.assertIn("f = 2", said)  # a line display has both at its end
+
+    def test_tables_that_differ(self) -> None:
+        """Their worst is no table: each has cells that another one has not."""
+        study = make_study(
+            axis("aggregator", values=("mean", "median")), axis("f", values=(1, 2)),
+            exclude=({"aggregator": ("mean",), "f": (2,)},),
+        )  # fmt: skip
+        results = study_results_of(study, lambda p: 0.5)
+        self.assertEqual([t.title for t in filled_tables(results)], ["f = 1", "f = 2"])
+        self.assertEqual(worst_table(results), [])
+
     def test_lines(self) -> None:
         """One for each finished cell, with the progress of the sweep."""
         made = grid(seeds=(1, 2))
-        sweep, said = self.sweep(made), []
+        sweep = self.sweep(made)
+        said: list[str] = []
         lines = LineDisplay(sweep, said.append)
         cell = made.cells[0]
         for run in cell.runs:

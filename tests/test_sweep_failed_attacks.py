@@ -12,11 +12,11 @@ from twisted.trial.unittest import TestCase
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
-from byzpy_tw.sweep.command import figures
 from byzpy_tw.sweep.comparison import findings
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.grid import Cell
-from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.lab_json import figures
+from byzpy_tw.sweep.page_data import page_data
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.scores import goodness
@@ -80,11 +80,10 @@ class LabTests(TestCase):
         self.assertRegex(drawn, r"median +\S+ \(\S+\) +failed +\S+\?")
         self.assertIn("the attack failed in 6 of 20 calls", cell_line(late))
         self.assertEqual(sentences(lab.grid, outcomes), [])
-        drawn = page(lab.grid, outcomes, self.where)
-        self.assertIn("<br>?: nothing is concluded: ", drawn)
-        self.assertIn('"faint":true', drawn)
-        self.assertNotIn("left out in", drawn.partition("cell-1-2")[2].partition("cell-")[0])
-        cells = figures(lab.grid, outcomes)["cells"]
+        data = page_data(lab.results)["cells"]
+        self.assertEqual([n is None for n in data["failed"]], [True, False, False] * 2)
+        self.assertEqual(data["told"][-1], "")
+        cells = figures(lab.results)["cells"]
         self.assertEqual([bool(c["attack_failures"]) for c in cells], [False, True, True] * 2)
 
         again = self.lab("none", "raises", "raises-late")

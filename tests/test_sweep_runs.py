@@ -23,10 +23,11 @@ from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import scheduler
-from byzpy_tw.sweep.command import figures, plan_of, work
+from byzpy_tw.sweep.command import plan_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.estimate import is_done
 from byzpy_tw.sweep.grid import grid_of_plan
+from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.study import Axis, Study
 from byzpy_tw.trainer.run import RunOutcome
@@ -120,7 +121,7 @@ class CommandTests(TestCase):
         made = grid_of(given, ["ipm:tau=0.5"], ["nnm | median"], [3], names)
         sweep = Sweep(made, where, 1, names, reactor)
         await sweep.run()
-        found = figures(made, sweep.outcomes())
+        found = figures(sweep.results)
         [cell] = found["cells"]
         self.assertTrue(0 < found["chance"]["accuracy"] < 1)
         python, *words = shlex.split(cell["runs"][0]["command"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.cli.run_options import add_run_options
+from byzpy_tw.cli.sweep_query import add_query_options, query_of
 from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.toml import STANDARD_INPUT
@@ -67,6 +68,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="a run for each in every cell; the table has means (default: 42)",
     )  # fmt: skip
     _add_sweep_options(axes)
+    add_query_options(parser)
     runs = parser.add_argument_group(
         "every run",
         "as of python -m byzpy_tw.train; the defaults in brackets are those without a file",
@@ -112,8 +114,11 @@ def run(chosen: argparse.Namespace) -> int:
     }
     file = file_of(chosen)
     study = _default_study(chosen, given) if file is None else _read(chosen, given)
-    from byzpy_tw.sweep.command import print_dry_run, run_sweep
+    from byzpy_tw.sweep.command import print_dry_run, print_results, run_sweep
 
+    query = query_of(chosen)
+    if not query.is_nothing:
+        return print_results(study, query, folder=folder_of(chosen), file=file)
     start = print_dry_run if chosen.dry_run else run_sweep
     return start(
         study,

@@ -68,7 +68,7 @@ def _drawn(make: Callable[..., Any], runs: Sequence[Mapping[str, Any]]) -> Any:
     for axes in grid[len(charts) :]:
         axes.remove()
     title = shorten(", ".join(run["name"] for run in runs), _LINE)
-    figure.suptitle(_literal(f"{len(runs)} runs: {title}" if len(runs) > 1 else title), fontsize=10)
+    figure.suptitle(literal(f"{len(runs)} runs: {title}" if len(runs) > 1 else title), fontsize=10)
     return figure
 
 
@@ -84,7 +84,7 @@ def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
             [x for x, _ in points], [y for _, y in points], linewidth=1.4,
             marker="." if line.get("dots") and len(points) <= 60 else "",
             color=page_colours()[line["mark"]], linestyle="-" if line["dash"] == colour else "--",
-            label=_literal(line["name"]),
+            label=literal(line["name"]),
         )  # fmt: skip
     axes.set(title=chart["title"], xlabel="round", xlim=(0, chart["rounds"]["span"]))
     lowest = min((v for line in lines for v in line["mean"] if v is not None), default=0)
@@ -122,6 +122,6 @@ def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, A
     )  # fmt: skip
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Return `text` so that matplotlib finds no formula in it, and no label to hide."""
     return text.replace("$", r"\$").lstrip("_") or "run"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
-from attrs import asdict, evolve
+from attrs import evolve
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
@@ -24,22 +23,23 @@ from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.records.first_values import identify_first_values
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
-from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
-from byzpy_tw.sweep import text
-from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
-from byzpy_tw.sweep.conclusions import sentences
+from byzpy_tw.sweep.blocks import summary_lines
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.estimate import estimate, is_done, read_measured
-from byzpy_tw.sweep.grid import Grid, command_line, grid_of_plan
+from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
+from byzpy_tw.sweep.lab_json import figures
+from byzpy_tw.sweep.long_form import RESULTS, write_long_forms
 from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.plan import Plan, configurations, make_plan, run_digest
+from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
-from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
+from byzpy_tw.sweep.results import CONCLUSIVE
 from byzpy_tw.sweep.scheduler import Sweep, discard
 from byzpy_tw.sweep.study import Study
+from byzpy_tw.sweep.study_results import read_results
 from byzpy_tw.text import clean, printable
 from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device
@@ -99,6 +99,14 @@ def print_dry_run(
     found = estimate(left, read_measured(folder), done)
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
         say(printable(line))
+    return 0
+
+
+def print_results(study: Study, query: Query, *, folder: Path, file: str | None = None) -> int:
+    """Print what `query` asks for of what is recorded below `folder`, and write its figures."""
+    _, plan = prepare(study, file)
+    for text in show(read_results(plan, folder), query):
+        print(text)
     return 0
 
 
@@ -196,64 +204,20 @@ def _heading(sweep: Sweep) -> list[str]:
 
 
 def _summarize(sweep: Sweep, seconds: float) -> None:
-    """Write the page and the figures, and print what explains the table."""
-    grid, outcomes, path = sweep.grid, sweep.outcomes(), sweep.folder / PAGE
-    _write(path, page(grid, outcomes, sweep.folder))
-    _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
-    for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
+    """Write the results, the page and the figures, and print what explains the tables."""
+    results, path = sweep.results, sweep.folder / PAGE
+    missing = write_long_forms(results, sweep.folder)
+    _write(path, page(results, sweep.folder))
+    _write(sweep.folder / TABLE, to_json(figures(results), indent=2) + "\n")
+    for line in summary_lines(results):
         say(clean(line, 1000))
-    total, done = len(grid.runs), sum(run.is_over for o in outcomes for run in o.ended)
+    total, done = len(sweep.grid.runs), sum(run.is_over for run in results.ended.values())
     if done > sweep.finished_before:
         say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")
     if done < total:
         say(f"{total - done} of {total} runs are not finished: the same command goes on with them")
+    say(f"results: {(sweep.folder / RESULTS).absolute()}.csv{missing and f' ({missing})'}")
     say(f"page: {path.absolute()}")
-
-
-def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
-    """Return the contents of lab.json: the options, and each cell with its runs."""
-    found, metrics = findings(outcomes), common_metrics(outcomes)
-    return {
-        "options": grid.base.to_dict(),
-        "attacks": grid.attacks,
-        "defences": grid.defences,
-        "seeds": grid.seeds,
-        "metrics": [asdict(metric) for metric in metrics],
-        "chance": {metric.name: recorded_chance(outcomes, metric) for metric in metrics},
-        "cells": [_cell(o, found.get((o.cell.row, o.cell.column), frozenset())) for o in outcomes],
-    }
-
-
-def _cell(outcome: CellResult, found: frozenset[Finding]) -> dict[str, Any]:
-    metrics = {metric.name: outcome.figures(metric) for metric in outcome.task_metrics}
-    accuracy = metrics.get("accuracy", {})
-    return {
-        "defence": outcome.cell.defence,
-        "attack": outcome.cell.attack,
-        "status": outcome.status,
-        "why": outcome.reason,
-        "no_guarantee": outcome.cell.missing_guarantee,
-        "attack_failures": outcome.attack_failures or None,
-        **{f"{kind}_accuracy": accuracy.get(kind) for kind in KINDS},
-        "metrics": metrics,
-        "findings": sorted(finding.value for finding in found),
-        "byzantine_weight": outcome.byzantine_weight,
-        "byzantine_left_out": outcome.left_out(honest=False),
-        "honest_left_out": outcome.left_out(honest=True),
-        "runs": [
-            {
-                "seed": ended.run.config.seed,
-                "folder": f"{CELLS}/{ended.run.folder}",
-                "status": ended.status,
-                "final_accuracy": ended.metrics.get("accuracy", {}).get("final"),
-                "metrics": ended.metrics,
-                "seconds": ended.seconds,
-                "parameters_sha256": ended.digest,
-                "command": command_line(ended.run.config),
-            }
-            for ended in outcome.ended
-        ],
-    }
 
 
 def _write(path: Path, content: str) -> None:

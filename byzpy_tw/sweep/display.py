@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from attrs import define, field
 
 from byzpy_tw.console import is_terminal, rich_console
 from byzpy_tw.sweep import text
+from byzpy_tw.sweep.blocks import Filled, filled_tables, worst_table
 from byzpy_tw.sweep.colours import colour, is_dark
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.results import rounds_done
 from byzpy_tw.sweep.scheduler import Display, Sweep
+from byzpy_tw.sweep.study_results import StudyResults
 
 REDRAW_SECONDS = 0.25
-_USUAL = "wt B 100 out H 13"  # about as wide as cells get
+_MOST_LINES = 100  # of the tables at the end
+_MOST_CELLS = 500  # that are drawn again and again
 
 
 @define(eq=False)
@@ -28,11 +31,14 @@ class LineDisplay(Display):
     sweep: Sweep
     _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
+    _cells: dict[str, Cell] = field(init=False)  # by the folders of their runs
+
+    def __attrs_post_init__(self) -> None:
+        self._cells = {run.folder: cell for cell in self.sweep.grid.cells for run in cell.runs}
 
     def run_ended(self, run: PlannedRun) -> None:
         self._done += 1
-        cell = next(cell for cell in self.sweep.grid.cells if run in cell.runs)
-        outcome = self.sweep.outcome(cell)
+        outcome = self.sweep.outcome(self._cells[run.folder])
         if outcome.status != "waiting":
             done = self.sweep.finished_before + self._done
             self._write(f"[{done}/{len(self.sweep.grid.runs)}] {text.cell_line(outcome)}")
@@ -41,19 +47,46 @@ class LineDisplay(Display):
         self._write(line)
 
     def close(self) -> None:
-        """Write the whole table, if there is anything in it."""
-        outcomes = self.sweep.outcomes()
-        if any(outcome.has_runs for outcome in outcomes):
-            for line in text.table(self.sweep.grid, outcomes):
-                self._write(line)
+        """Write the tables, or the worst of them where they are many."""
+        results = self.sweep.results
+        if not results.ended and not results.failed:
+            return
+        lines = _lines(filled_tables(results), brief=False)
+        if len(lines) > _MOST_LINES:
+            lines = _lines(worst_table(results), brief=False)
+        for line in lines or ["the tables are on the page"]:
+            self._write(line)
+
+
+def _lines(
+    tables: Sequence[Filled], *, brief: bool, progress: Callable[[Cell], str] = lambda cell: ""
+) -> list[str]:
+    return ["".join(part for part, _ in line).rstrip() for line in _styled(tables, brief, progress)]
+
+
+def _styled(
+    tables: Sequence[Filled], brief: bool, progress: Callable[[Cell], str]
+) -> list[text.Line]:
+    """Return the lines of `tables`, each below what it is about."""
+    lines: list[text.Line] = []
+    for each in tables:
+        if each.title:
+            lines += [[(each.title, None)]]
+        lines += text.styled_table(each.grid, each.outcomes, progress, brief=brief)
+    return lines
 
 
 @define(eq=False)
 class LiveTable(Display):
-    """The table on a terminal, drawn anew in its place.  `close` leaves the last one there."""
+    """The tables on a terminal, drawn anew in their place.  `close` leaves the last ones there.
+
+    `_tables` makes them of the results: all of them, or one of their worst values.
+    """
 
     sweep: Sweep
     _out: IO[str]
+    _tables: Callable[[StudyResults], Sequence[Filled]] = filled_tables
+    _brief: bool = False
     _live: Any = field(init=False)
     _running: set[str] = field(factory=set, init=False)  # their folders
 
@@ -81,8 +114,9 @@ class LiveTable(Display):
         self._live.console.print(line)
 
     def tick(self) -> None:
-        """Draw the table as it is now."""
-        done = sum(len(o.ended) + len(o.failures) for o in self.sweep.outcomes())
+        """Draw the tables as they are now."""
+        results = self.sweep.results
+        done = len(results.ended) + len(results.failed)
         self._draw(f"{done} of {len(self.sweep.grid.runs)} runs")
 
     def close(self) -> None:
@@ -93,7 +127,7 @@ class LiveTable(Display):
     def _draw(self, *last: str) -> None:
         from rich.text import Text
 
-        rows = text.styled_table(self.sweep.grid, self.sweep.outcomes(), self._progress)
+        rows = _styled(self._tables(self.sweep.results), self._brief, self._progress)
         lines = [Text.assemble(*((part, _style(value)) for part, value in row)) for row in rows]
         drawn = Text("\n", no_wrap=True, overflow="crop").join([*lines, *map(Text, last)])
         self._live.update(drawn, refresh=True)
@@ -118,8 +152,29 @@ def display_for(sweep: Sweep, out: IO[str], write: Callable[[str], None]) -> Dis
     """Return the display that suits `out`: a table needs a terminal that it fits into."""
     if not is_terminal(out) or os.environ.get("TERM", "dumb") == "dumb":
         return LineDisplay(sweep, write)
-    columns, rows = shutil.get_terminal_size()
-    widest = text.table(sweep.grid, sweep.outcomes(), lambda cell: _USUAL)
-    if max(map(len, widest)) > columns or 2 * len(sweep.grid.defences) + 4 > rows:
+    if len(sweep.grid.cells) > _MOST_CELLS:
         return LineDisplay(sweep, write)
-    return LiveTable(sweep, out)
+    columns, rows = shutil.get_terminal_size()
+    for brief in (False, True):
+        for tables in (filled_tables, worst_table):
+            lines = _lines(
+                tables(sweep.results), brief=brief,
+                progress=_running if brief else _usual,
+            )  # fmt: skip
+            height = len(lines) if brief else _height(tables(sweep.results))
+            if lines and max(map(len, lines)) <= columns and height + 2 <= rows:
+                return LiveTable(sweep, out, tables, brief)
+    return LineDisplay(sweep, write)
+
+
+def _usual(cell: Cell) -> str:
+    return "wt B 100 out H 13"  # about as wide as cells get
+
+
+def _running(cell: Cell) -> str:
+    return "100% ..."
+
+
+def _height(tables: Sequence[Filled]) -> int:
+    """Return the lines of `tables` when every cell has its second one."""
+    return sum(bool(each.title) + 2 + 2 * len(each.grid.defences) for each in tables)

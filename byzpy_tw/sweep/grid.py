@@ -67,7 +67,7 @@ def grid_of_plan(plan: Plan) -> Grid:
         defences=rows,
         seeds=tuple(dict.fromkeys(run.config.seed for run in plan.runs)),
         cells=tuple(
-            _make_cell(r, c, row, column, found.get((row, column), ()))
+            make_cell(r, c, row, column, found.get((row, column), ()))
             for r, row in enumerate(rows)
             for c, column in enumerate(columns)
         ),
@@ -79,9 +79,8 @@ def _row_name(run: PlannedRun, varying: Iterable[str]) -> str:
     return f"{run.config.pipeline} ({others})" if others else run.config.pipeline
 
 
-def _make_cell(
-    row: int, column: int, defence: str, attack: str, runs: Iterable[PlannedRun]
-) -> Cell:
+def make_cell(row: int, column: int, defence: str, attack: str, runs: Iterable[PlannedRun]) -> Cell:
+    """Return the cell of `runs`, of which it has those that can be run."""
     runs = tuple(runs)
     possible = tuple(run for run in runs if run.impossible is None)
     reason = next((run.impossible for run in runs), EXCLUDED)
@@ -104,16 +103,24 @@ def command_line(config: RunConfig) -> str:
 
     It has the options that decide the figures, and leaves out timeouts and the like.
     """
-    words = ["python", "-m", "byzpy_tw.train"]
+    return " ".join(command_words(config).values())
+
+
+def command_words(config: RunConfig) -> dict[str, str]:
+    """Return the parts of `command_line` by the options' names, quoted for a shell."""
+    found = {"": ["python", "-m", "byzpy_tw.train"]}
     if config.remote_hosts:
-        words += [flag("remote_hosts"), ",".join(config.remote_hosts)]
-        words += [flag("keys"), config.keys] if config.keys is not None else []
+        found["remote_hosts"] = [flag("remote_hosts"), ",".join(config.remote_hosts)]
+        if config.keys is not None:
+            found["keys"] = [flag("keys"), config.keys]
+    elif config.local is None:
+        found["in_process"] = [flag("in_process")]
     else:
-        words += [flag("in_process")] if config.local is None else ["--local", str(config.local)]
+        found["local"] = [flag("local"), str(config.local)]
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
         decides = option.metadata["bits"] or option.name in _NEEDED
         if value != option.default and decides:
             values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [flag(option.name), *map(str, values)]
-    return shlex.join(words)
+            found[option.name] = [flag(option.name), *map(str, values)]
+    return {name: shlex.join(words) for name, words in found.items()}

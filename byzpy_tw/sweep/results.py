@@ -1,8 +1,12 @@
-"""The result of a cell from its runs' folders, and whether a run is run again."""
+"""The results of runs, from a folder or a line of runs.jsonl, and those of cells.
+
+A run that is recorded in one line has the same `RunResult` as one with a folder, but for the
+nodes that were left out, which only the records of its rounds tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,12 +16,18 @@ from attrs import field, frozen
 
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import ROUNDS, read_run
-from byzpy_tw.records.metrics import DEFAULT, described_chance, metrics_in_result
+from byzpy_tw.records.metrics import (
+    DEFAULT,
+    KINDS,
+    described_chance,
+    described_metrics,
+    metrics_in,
+    metrics_in_result,
+)
 from byzpy_tw.records.summary import (
     AttackFailures,
     RoundCounts,
     format_attack_calls,
-    metric_curve,
     summarize,
 )
 from byzpy_tw.sweep.grid import Cell
@@ -52,6 +62,15 @@ class NodeShare:
         return min(1.0, (self.excluded or 0.0) + self.refused)
 
 
+@frozen
+class Evaluation:
+    """The metrics and the loss on the test data after so many rounds; None: not finite."""
+
+    rounds: int
+    metrics: Mapping[str, float | None]
+    loss: float | None = None
+
+
 @frozen(kw_only=True)
 class RunResult:
     """The result of one run; ``metrics`` is that of result.json."""
@@ -63,12 +82,13 @@ class RunResult:
     metrics: Mapping[str, Mapping[str, float | None]]
     seconds: float
     digest: str | None  # of the parameters
-    curve: tuple[tuple[int, float], ...]  # rounds done, and the first metric after them
-    shares: tuple[NodeShare, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    shares: tuple[NodeShare, ...] = ()
     task_metrics: tuple[Metric, ...] = DEFAULT
     failures: AttackFailures | None = None  # of the attack's calls
     byzantine_weight: float | None = None  # in the aggregates, where that is known
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
+    has_folder: bool = True  # False for a run that is recorded in one line
 
     @property
     def is_over(self) -> bool:
@@ -76,6 +96,11 @@ class RunResult:
         if self.status == "failed":
             return self.failures is not None and self.failures.all_failed
         return self.status in CONCLUSIVE
+
+    def curve(self, name: str) -> list[tuple[int, float]]:
+        """Return (rounds run, value) of each evaluation in which the metric `name` was finite."""
+        found = ((each.rounds, each.metrics.get(name)) for each in self.evaluations)
+        return [(rounds, value) for rounds, value in found if value is not None]
 
 
 @frozen(kw_only=True)
@@ -154,16 +179,24 @@ class CellResult:
 
     def figures(self, metric: Metric) -> dict[str, float | None]:
         """Return the final, the worst and the best value of `metric` over the seeds."""
-        runs = [ended for ended in self.ended if ended.status == "finished"]
         over: dict[str, Callable[[list[float]], float | None]]
         over = {"final": mean, "worst": metric.worst, "best": metric.best}
-        figures: dict[str, float | None] = dict.fromkeys(over)
-        if runs and all(metric in ended.task_metrics for ended in runs):
-            for kind, function in over.items():
-                found = [ended.metrics[metric.name][kind] for ended in runs]
-                values = [value for value in found if value is not None]
-                figures[kind] = function(values) if len(values) == len(found) else None
-        return figures
+        found = {kind: self.by_seed(metric, kind) for kind in over}
+        return {
+            kind: function([v for v in found[kind].values() if v is not None])
+            if found[kind] and None not in found[kind].values() else None
+            for kind, function in over.items()
+        }  # fmt: skip
+
+    def by_seed(self, metric: Metric, kind: str) -> dict[int, float | None]:
+        """Return that value of each run that finished, by its seed.
+
+        Empty for runs of a task without `metric`.
+        """
+        runs = [ended for ended in self.ended if ended.status == "finished"]
+        if not all(metric in ended.task_metrics for ended in runs):
+            return {}
+        return {ended.run.config.seed: ended.metrics[metric.name][kind] for ended in runs}
 
     @property
     def shares(self) -> list[NodeShare]:
@@ -236,7 +269,7 @@ def read(run: PlannedRun, path: Path) -> RunResult | None:
             task_metrics=metrics,
             seconds=_number(result["seconds"], _CENTURY),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
-            curve=tuple(metric_curve(records, metrics[0].name)),
+            evaluations=tuple(_evaluations(records)),
             shares=tuple(_share(counts, node) for node in range(counts.n if counts.rounds else 0)),
             failures=failures,
             byzantine_weight=counts.byzantine_weight,
@@ -244,6 +277,71 @@ def read(run: PlannedRun, path: Path) -> RunResult | None:
         )
     except (RunDirectoryError, *UNREADABLE_ERRORS):
         return None
+
+
+def _evaluations(records: Iterable[Mapping[str, Any]]) -> Iterator[Evaluation]:
+    for record in records:
+        if found := metrics_in(record):
+            yield Evaluation(record["round"] + 1, found, record["test_loss"])
+
+
+def line_of(result: RunResult) -> dict[str, Any]:
+    """Return the entry of runs.jsonl that `of_line` makes this result of again."""
+    failures = result.failures
+    return {
+        "folder": result.run.folder,
+        "status": result.status,
+        "error": result.error or None,
+        "rounds": result.rounds,
+        "metrics": result.metrics,
+        "described_metrics": [attrs.asdict(metric) for metric in result.task_metrics],
+        "chance": result.chance,
+        "evaluations": [[e.rounds, e.metrics, e.loss] for e in result.evaluations],
+        "byzantine_weight": result.byzantine_weight,
+        "attack_failures": failures and attrs.asdict(failures),
+        "seconds": result.seconds,
+        "parameters_sha256": result.digest,
+    }
+
+
+def of_line(run: PlannedRun, entry: Mapping[str, Any]) -> RunResult | None:
+    """Return the result of `run` from its entry of runs.jsonl; None where it is damaged."""
+    try:
+        status, rounds, failures = entry["status"], entry["rounds"], entry.get("attack_failures")
+        if entry["folder"] != run.folder or status not in _STATUSES or type(rounds) is not int:
+            return None
+        metrics = described_metrics({"metrics": entry.get("described_metrics")}, "runs.jsonl")
+        return RunResult(
+            run=run,
+            status=status,
+            error=clean(str(entry.get("error") or ""), 1000),
+            rounds=rounds,
+            metrics={m.name: {k: _value(entry["metrics"][m.name][k]) for k in KINDS}
+                     for m in metrics},
+            task_metrics=metrics,
+            seconds=_number(entry["seconds"], _CENTURY),
+            digest=clean(str(entry["parameters_sha256"] or ""), 64) or None,
+            evaluations=tuple(_evaluation(*each) for each in entry["evaluations"]),
+            failures=AttackFailures(**failures) if failures else None,
+            byzantine_weight=_value(entry.get("byzantine_weight")),
+            chance=described_chance(entry),
+            has_folder=False,
+        )  # fmt: skip
+    except (RunDirectoryError, *UNREADABLE_ERRORS):
+        return None
+
+
+def _evaluation(rounds: Any, metrics: Any, loss: Any) -> Evaluation:
+    if type(rounds) is not int or rounds < 0:
+        raise ValueError("no number of rounds")
+    return Evaluation(rounds, {str(k): _value(v) for k, v in metrics.items()}, _value(loss))
+
+
+def _value(value: Any) -> float | None:
+    """Return `value`, which is a number or None; raise `ValueError` for anything else."""
+    if value is not None and type(value) not in (int, float):
+        raise ValueError("not a number")
+    return None if value is None else float(value)
 
 
 def _share(counts: RoundCounts, node: int) -> NodeShare:

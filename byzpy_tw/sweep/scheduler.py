@@ -45,6 +45,7 @@ from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, RunResult, read
+from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
@@ -110,6 +111,11 @@ class Sweep:
 
     def outcomes(self) -> list[CellResult]:
         return [self.outcome(cell) for cell in self.grid.cells]
+
+    @property
+    def results(self) -> StudyResults:
+        """The results of all runs, as far as they have ended."""
+        return StudyResults(self.grid.plan, self._ended, self._failed)
 
     def load_finished(self) -> None:
         """Read the runs that earlier calls finished."""

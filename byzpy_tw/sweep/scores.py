@@ -69,10 +69,11 @@ def scores(outcomes: Sequence[CellResult]) -> list[float | None]:
     """
     best = {metric: _best(metric, outcomes) for metric in {o.metric for o in outcomes}}
     found = [(outcome.metric, goodness(outcome)) for outcome in outcomes]
-    return [None if good is None else _score(m, good, best[m]) for m, good in found]
+    return [None if good is None else score_of(m, good, best[m]) for m, good in found]
 
 
-def _score(metric: Metric, good: float, best: float) -> float:
+def score_of(metric: Metric, good: float, best: float) -> float:
+    """Return the score of the goodness `good`, the best being `best`."""
     if math.isinf(good):
         return 0.0
     if metric.is_share:

@@ -26,9 +26,13 @@ _FOLD = 24  # a name longer than this takes a second line
 Line = list[tuple[str, float | None]]
 
 
-def entry(outcome: CellResult, *, fallen: bool = False, progress: str = "") -> tuple[str, str]:
-    """Return the two lines of a cell."""
+def entry(
+    outcome: CellResult, *, fallen: bool = False, progress: str = "", brief: bool = False
+) -> tuple[str, str]:
+    """Return the two lines of a cell; `brief` is its final value alone."""
     status = outcome.status
+    if brief and status == "finished":
+        return f"{number(outcome)}{mark_of(outcome, fallen)}", ""
     if status == "finished":
         mark = mark_of(outcome, fallen)
         return f"{number(outcome)}{mark} ({span(outcome)})", out_text(outcome)
@@ -69,26 +73,41 @@ def table(
     grid: Grid,
     outcomes: Sequence[CellResult],
     progress: Callable[[Cell], str] = lambda cell: "",
+    *,
+    brief: bool = False,
 ) -> list[str]:
-    """Return the lines of the table."""
-    rows = styled_table(grid, outcomes, progress)
+    """Return the lines of the table; in a `brief` one a cell is its final value."""
+    rows = styled_table(grid, outcomes, progress, brief=brief)
     return ["".join(part for part, _ in row).rstrip() for row in rows]
 
 
 def styled_table(
-    grid: Grid, outcomes: Sequence[CellResult], progress: Callable[[Cell], str]
+    grid: Grid,
+    outcomes: Sequence[CellResult],
+    progress: Callable[[Cell], str],
+    *,
+    brief: bool = False,
 ) -> list[Line]:
     """Return the lines of the table in parts, each with the score that colours it."""
     down, values, columns = findings(outcomes), scores(outcomes), len(grid.attacks)
     cells = [
-        entry(o, fallen=(o.cell.row, o.cell.column) in down, progress=progress(o.cell))
+        entry(o, fallen=(o.cell.row, o.cell.column) in down, progress=progress(o.cell), brief=brief)
         for o in outcomes
     ]
     heads = [_folded(attack, ":") for attack in grid.attacks]
     sides = [_folded(defence, "|") for defence in grid.defences]
     first = max(map(len, [CORNER, *chain.from_iterable(sides)]))
     widths = [
-        max(map(len, [_LEAST, *heads[c], *chain.from_iterable(cells[c::columns])]))
+        max(
+            map(
+                len,
+                [
+                    _LEAST[: 5 if brief else None],
+                    *heads[c],
+                    *chain.from_iterable(cells[c::columns]),
+                ],
+            )
+        )
         for c in range(columns)
     ]
     lines: list[Line] = []
