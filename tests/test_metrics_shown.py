@@ -474,6 +474,7 @@ class PlacesTests(SynchronousTestCase):
         "output/metrics.py": "a gauge that dashboards know",
         "sweep/lab_json.py": "entries of a release's lab.json",
         "sweep/byzfl_study.py": "the metric by which ByzFL selects",
+        "sweep/byzfl_export.py": "the metric in ByzFL's files",
         "cli/sweep.py": "an example in its help",
     }
 

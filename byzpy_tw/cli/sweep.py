@@ -49,6 +49,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--byzfl", metavar="CONFIG.json",
         help="run the benchmark of ByzFL in this file; options on the command line replace its own",
     )  # fmt: skip
+    parser.add_argument(
+        "--export-byzfl", metavar="DIR",
+        help="write what is recorded as the files of ByzFL, for its functions of plots; nothing "
+        "is run",
+    )  # fmt: skip
     axes = parser.add_argument_group("the grid")
     axes.add_argument(
         "--attacks", nargs="+", metavar="NAME",
@@ -114,7 +119,11 @@ def run(chosen: argparse.Namespace) -> int:
     }
     file = file_of(chosen)
     study = _default_study(chosen, given) if file is None else _read(chosen, given)
-    from byzpy_tw.sweep.command import print_dry_run, print_results, run_sweep
+    from byzpy_tw.sweep.command import print_dry_run, print_export, print_results, run_sweep
+
+    if chosen.export_byzfl is not None:
+        target = expand_home(chosen.export_byzfl)
+        return print_export(study, target, folder=folder_of(chosen), file=file)
 
     query = query_of(chosen)
     if not query.is_nothing:

@@ -79,11 +79,11 @@ def expand(table: Any) -> Iterator[Settings]:
         for key in keys:
             if isinstance((found or {}).get(key), list):
                 raise ConfigError(f"{section}.{key} is one value, not a list")
-    if (count := _count("", table)) > MOST_RUNS:
+    if (count := count_combinations("", table)) > MOST_RUNS:
         raise ConfigError(
             f"its lists make {count} combinations; a sweep has at most {MOST_RUNS}: shorten one"
         )
-    return _combine(table)
+    return combine(table)
 
 
 def _check(value: Any, known: Mapping[str, Any], place: str) -> None:
@@ -106,12 +106,12 @@ def _is_whole(key: str, value: Any) -> bool:
     return not value or (key in _WHOLE and not isinstance(value[0], list))
 
 
-def _count(key: str, value: Any) -> int:
+def count_combinations(key: str, value: Any) -> int:
     """Return the number of values that `_alternatives` yields."""
     if isinstance(value, list) and not _is_whole(key, value):
-        return sum(_count("", v) if isinstance(v, Mapping) else 1 for v in value)
+        return sum(count_combinations("", v) if isinstance(v, Mapping) else 1 for v in value)
     if isinstance(value, Mapping):
-        return prod(_count(inner, v) for inner, v in value.items())
+        return prod(count_combinations(inner, v) for inner, v in value.items())
     return 1
 
 
@@ -119,12 +119,12 @@ def _alternatives(key: str, value: Any) -> Iterator[Any]:
     """Yield the values that `value`, under `key`, stands for."""
     if isinstance(value, list) and not _is_whole(key, value):
         return chain.from_iterable(
-            _combine(one) if isinstance(one, Mapping) else iter([one]) for one in value
+            combine(one) if isinstance(one, Mapping) else iter([one]) for one in value
         )
-    return _combine(value) if isinstance(value, Mapping) else iter([value])
+    return combine(value) if isinstance(value, Mapping) else iter([value])
 
 
-def _combine(table: Mapping[str, Any]) -> Iterator[Settings]:
+def combine(table: Mapping[str, Any]) -> Iterator[Settings]:
     """Yield a table for each combination of the values of its keys."""
     for values in product(*(list(_alternatives(key, value)) for key, value in table.items())):
         yield dict(zip(table, values, strict=True))
