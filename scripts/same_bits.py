@@ -98,6 +98,8 @@ VARIANTS = {
     "bfloat16": "--precision bfloat16",
     "micro-batches": "--micro-batch-size 5",
     "another seed": "--seed 7",
+    "data seed": "--data-seed 5 --partition iid",
+    "validation": "--validation 0.1",
     "mnist5k": "--dataset mnist5k --model logreg --rounds 6",
     "dropout": "--model dropout-model --rounds 12",
     "plain": "",

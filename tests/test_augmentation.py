@@ -23,7 +23,7 @@ from byzpy_tw.workers.augmenting import try_augmentation
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Gradient
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.memory import explain_out_of_memory
+from byzpy_tw.workers.out_of_memory import explain_out_of_memory
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "training-options.md"

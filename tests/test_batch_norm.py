@@ -16,13 +16,13 @@ from byzpy_tw import Registration, hookimpl, models
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import run_single_threaded
+from byzpy_tw.records.final_model import final_statistics, make_final_model
 from byzpy_tw.rounds.evaluator import Evaluator
-from byzpy_tw.rounds.final_model import final_statistics, make_final_model
-from byzpy_tw.rounds.norm_statistics import MOST_EXAMPLES, StatisticsSample
+from byzpy_tw.rounds.statistics_sample import MOST_EXAMPLES, StatisticsSample
 from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.workers.batch_parts import cut_batch
 from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.gradients import Gradient
+from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.spec import NodeSpec
 from byzpy_tw.workers.tasks import make_task
 from tests.trial_models import SPEC, Plain, named, names
@@ -315,7 +315,9 @@ class EvaluationTests(StatisticsCase):
             evaluator = self.evaluator(host)
             run_single_threaded(evaluator.compute_statistics)  # as each thread of a run
             spec, data, parameters = host.spec, host.dataset, host.parameters
-            plain = make_final_model(spec, self.names, data, parameters).eval()
+            plain, uses_data = make_final_model(spec, self.names, data, parameters)
+            self.assertTrue(uses_data)
+            plain.eval()
             self.assertIn(type(next(iter(plain.children()))), (nn.Linear, nn.Conv2d))
             self.assertFalse(models.needs_statistics(plain))
             x = data.inputs(data.test.x)

@@ -18,7 +18,7 @@ from byzpy_tw.plugins import load
 from byzpy_tw.sweep import byzfl_names as names
 from byzpy_tw.sweep.byzfl_study import read_byzfl
 from byzpy_tw.sweep.factor import factor
-from byzpy_tw.sweep.study import Axis
+from byzpy_tw.sweep.study import Axis, Selection
 from tests.byzfl_files import LEFT_OUT, changed
 from tests.support import folder
 from tests.test_sweep_study import axis
@@ -53,9 +53,10 @@ class TranslationTests(SynchronousTestCase):
             "pre_aggregator": ("clipping", "nnm"), "rounds": 800, "device": "cuda", "lr": 0.1,
             "worker_momentum": 0.9, "momentum": 0.0, "weight_decay": 1e-4, "batch_size": 25,
             "batches": "epochs:keep", "eval_interval": 50, "data_root": "./data",
-            "lr_milestones": (), "lr_decay": 0.1, "in_process": True,
+            "lr_milestones": (), "lr_decay": 0.1, "in_process": True, "validation": 0.2,
+            "data_seed": 0,
         }  # fmt: skip
-        self.assertEqual(found.options, {**found.options, **expected})
+        self.assertEqual(found.options, expected)
 
     def test_defaults(self) -> None:
         """A key that is absent, or null, has the value that ByzFL gives it."""
@@ -145,8 +146,26 @@ class TranslationTests(SynchronousTestCase):
         """Several learning rates, momenta or weight decays are chosen, where data is kept aside."""
         several = {"model__learning_rate": [0.1, 0.2], "honest_clients__weight_decay": [0.0, 0.1]}
         self.assertIsNone(read_byzfl(changed()).selection)
+        self.assertEqual(
+            read_byzfl(changed(**several)).selection,
+            Selection(("lr", "weight_decay"), "accuracy", ("attack",)),
+        )
         kept = read_byzfl(changed(**several, benchmark_config__size_train_set=1.0))
         self.assertIsNone(kept.selection)
+
+    def test_seeds(self) -> None:
+        """Seeds of the training and of the data are one axis where both are several."""
+        found = read_byzfl(
+            changed(
+                benchmark_config__training_seed=[5, 9],
+                benchmark_config__nb_training_seeds=2,
+                benchmark_config__nb_data_distribution_seeds=2,
+            )
+        )
+        pairs = tuple((seed, data) for seed in (5, 6) for data in (0, 1))
+        last = found.axes_in_order[-1]
+        self.assertEqual(last.options, ("seed", "data_seed"))
+        self.assertEqual(set(last.values), {*pairs, *((seed + 4, data) for seed, data in pairs)})
 
     def test_names_are_ours(self) -> None:
         """Each translation can be made here, and is found back."""

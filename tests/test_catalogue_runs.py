@@ -74,11 +74,11 @@ class CatalogueRunsTests(TestCase):
         options = [f"--partition {name} --batch-size 16" for name in names]
         order = "--batches epochs:keep --batch-size 350"  # of 800 examples: one batch is of 100
         options.append(f"{order} --clip-norm 0.2 --precision bfloat16 --attack sign-flip:of=own")
+        options += [
+            f"--validation 0.2 --data-seed 9 --partition {name}" for name in ("iid", "local")
+        ]
         for option, (remote, here) in zip(options, self.both(options), strict=True):
             self.assertEqual(remote["code"], 0, (option, remote["result"]))
-            self.assertEqual(
-                remote["result"]["parameters_sha256"],
-                here["result"]["parameters_sha256"],
-                option,
-            )
+            for figure in ("parameters_sha256", "metrics"):
+                self.assertEqual(remote["result"][figure], here["result"][figure], option)
             self.assertEqual(remote["rounds"][-1]["refused"], [], option)

@@ -1,4 +1,4 @@
-"""First values from a file, frozen values from a data root, and files of trained models."""
+"""Initial values from a file, frozen values from a data root, and files of trained models."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from byzpy_tw.config.merge import drop_unused, merge_options
 from byzpy_tw.config.paths import resolve_paths
 from byzpy_tw.config.run_config import RunConfig, from_dict, options_digest
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError, UnsuitableModel
-from byzpy_tw.records.first_values import FILE, identify_first_values, use_first_values
+from byzpy_tw.records.initial_values import FILE, identify_initial_values, use_initial_values
 from byzpy_tw.records.resume import merge_config
-from byzpy_tw.rounds.saved_model import check_can_save, save_model
+from byzpy_tw.records.saved_model import check_can_save, save_model
 from byzpy_tw.workers.building import build_host, make_model
 from tests.support import folder
 from tests.trial_models import SPEC, Plain, Tied, named, names
@@ -81,22 +81,24 @@ class FirstValuesTests(FilesCase):
         values = self.values(FrozenLast)
         path, model, kept = self.write(values), self.model(FrozenLast), self.here / "run"
         kept.mkdir()
-        digest = use_first_values(self.config(path), model, kept, {}, keep=True)
+        digest = use_initial_values(self.config(path), model, kept, {}, keep=True)
         found = dict(models.trained_parameters(model))
         self.assertEqual(found.keys(), values.keys())
         self.assertTrue(all(torch.equal(found[name], values[name]) for name in found))
         path.unlink()
         again = self.model(FrozenLast)
-        self.assertEqual(use_first_values(self.config(path), again, kept, {"init": digest}), digest)
+        self.assertEqual(
+            use_initial_values(self.config(path), again, kept, {"init": digest}), digest
+        )
         flat = [torch.cat([p.reshape(-1) for p in m.parameters()]) for m in (model, again)]
         self.assertTrue(torch.equal(*flat))
-        self.assertIsNone(use_first_values(RunConfig(in_process=True), again, kept, {}))
+        self.assertIsNone(use_initial_values(RunConfig(in_process=True), again, kept, {}))
 
     def test_its_content_decides(self) -> None:
         """The digest of the file is on record and decides `bits`; where it lies does not."""
         path = self.write(self.values())
         copy = self.write(self.values(), "copy")
-        one, two = (identify_first_values(self.config(each)) for each in (path, copy))
+        one, two = (identify_initial_values(self.config(each)) for each in (path, copy))
         self.assertEqual(one.init_sha256, hashlib.sha256(path.read_bytes()).hexdigest())
         self.assertEqual(one.bits, two.bits)
         self.assertNotIn("init", one.result_options)
@@ -105,8 +107,8 @@ class FirstValuesTests(FilesCase):
         self.assertEqual(resolve_paths(evolve(one, init="~/x")).init, str(Path.home() / "x"))
         self.write({name: value + 1 for name, value in self.values().items()}, "copy")
         for refuse in (
-            lambda: identify_first_values(evolve(one, init=str(copy))),
-            lambda: use_first_values(evolve(one, init=str(copy)), self.model(Plain), None, {}),
+            lambda: identify_initial_values(evolve(one, init=str(copy))),
+            lambda: use_initial_values(evolve(one, init=str(copy)), self.model(Plain), None, {}),
         ):
             error = self.assertRaises(ConfigError, refuse)
             self.assertIn(f"and must have {one.init_sha256} (--init-sha256): put", str(error))
@@ -119,7 +121,7 @@ class FirstValuesTests(FilesCase):
 
     def test_resuming(self) -> None:
         """The file may lie elsewhere; an older record has its path among the bits, and keeps it."""
-        new = identify_first_values(self.config(self.write(self.values())))
+        new = identify_initial_values(self.config(self.write(self.values())))
         moved = merge_config(new, {"init": "elsewhere"})
         self.assertEqual((moved.init, moved.bits), ("elsewhere", new.bits))
         for saved, init in ((new, None), (RunConfig(in_process=True), "x")):
@@ -141,7 +143,7 @@ class FirstValuesTests(FilesCase):
         with torch.no_grad():
             for _, leaf in models.trained_parameters(other):
                 leaf.zero_()
-        use_first_values(self.config(path), other, None, {})
+        use_initial_values(self.config(path), other, None, {})
         self.assertTrue(
             torch.equal(other.get_parameter("c.weight"), model.get_parameter("c.weight"))
         )
@@ -153,7 +155,7 @@ class FirstValuesTests(FilesCase):
             given = {key: value for key, value in values.items() if key != "c.weight"}
             path = self.write({**given, name: values["c.weight"]})
             model = self.model(FrozenLast)
-            use_first_values(self.config(path), model, None, {})
+            use_initial_values(self.config(path), model, None, {})
             self.assertTrue(torch.equal(model.get_parameter("c.weight"), values["c.weight"]))
             frozen: Any = self.model(FrozenLast).requires_grad_(False)
             whole = {
@@ -166,7 +168,7 @@ class FirstValuesTests(FilesCase):
     def refused(self, words: str, values: dict[str, Tensor], kind: Any = FrozenLast) -> None:
         path = self.write(values)
         error = self.assertRaises(
-            ConfigError, use_first_values, self.config(path), self.model(kind), None, {}
+            ConfigError, use_initial_values, self.config(path), self.model(kind), None, {}
         )
         self.assertIn(words, str(error))
         self.assertIn(str(path), str(error))
@@ -207,7 +209,7 @@ class FirstValuesTests(FilesCase):
             (saved, "a zip archive"),
         ):  # fmt: skip
             error = self.assertRaises(
-                ConfigError, use_first_values, self.config(file), self.model(Plain), None, {}
+                ConfigError, use_initial_values, self.config(file), self.model(Plain), None, {}
             )
             self.assertIn(words, str(error))
             self.assertIn(str(file), str(error))
@@ -216,23 +218,23 @@ class FirstValuesTests(FilesCase):
         """They are no substitute for what was in the folder."""
         path = self.write(self.values())
         (kept := self.here / "run").mkdir()
-        digest = use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
+        digest = use_initial_values(self.config(path), self.model(Plain), kept, {}, keep=True)
         self.write({name: value + 1 for name, value in self.values().items()})
         begun = {"init": digest}
-        use_first_values(self.config(path), self.model(Plain), kept, begun)
+        use_initial_values(self.config(path), self.model(Plain), kept, begun)
         (kept / FILE).unlink()
         error = self.assertRaises(
-            RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
+            RunDirectoryError, use_initial_values, self.config(path), self.model(Plain), kept, begun
         )
         self.assertIn("began with other values", str(error))
         path.unlink()
         error = self.assertRaises(
-            RunDirectoryError, use_first_values, self.config(path), self.model(Plain), kept, begun
+            RunDirectoryError, use_initial_values, self.config(path), self.model(Plain), kept, begun
         )
         self.assertIn(f"{kept / FILE} is not there", str(error))
         self.write(self.values())
         # A folder of a run that came to nothing is used again.
-        use_first_values(self.config(path), self.model(Plain), kept, {}, keep=True)
+        use_initial_values(self.config(path), self.model(Plain), kept, {}, keep=True)
         self.assertTrue((kept / FILE).exists())
 
 

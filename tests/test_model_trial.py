@@ -129,7 +129,7 @@ class ModelTests(SynchronousTestCase):
         self.assertEqual((random.random(), np.random.rand(), float(torch.rand(()))), expected)
 
     def test_numpy_values_follow_the_seed(self) -> None:
-        """First values from NumPy's global generator are those of the run's seed."""
+        """Initial values from NumPy's global generator are those of the run's seed."""
         first, again, other = (
             self.host(DrawsByNumPy, seed=seed).parameters.clone() for seed in (1, 1, 2)
         )

@@ -15,7 +15,7 @@ from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.workers.building import build_host
-from byzpy_tw.workers.memory import explain_out_of_memory, is_out_of_memory
+from byzpy_tw.workers.out_of_memory import explain_out_of_memory, is_out_of_memory
 from byzpy_tw.workers.spec import NodeSpec
 from tests.trial_models import SPEC, Plain, names
 

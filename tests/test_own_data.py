@@ -24,7 +24,7 @@ class PageTests(SynchronousTestCase):
         """Arrays are learnt, mapped, and cut by node; so is text; pictures are decoded."""
         found = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
         blocks = [code for language, code in found if language == "python"]
-        self.assertEqual(len(blocks), 6)
+        self.assertEqual(len(blocks), 7)
         here, names = folder(self), dict[str, Any]()
         self.patch(os, "environ", {**os.environ, "XDG_CACHE_HOME": str(here / "cache")})
         with contextlib.chdir(here):

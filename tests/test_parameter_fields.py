@@ -133,7 +133,10 @@ class NodeFieldTests(SynchronousTestCase):
                 short = {k: v for k, v in json.loads(plain.to_json()).items() if k != f.name}
                 with self.assertRaisesRegex(BadRequest, "expected the fields"):
                     RunSpec.from_json(json.dumps(short).encode())
-        later = {"task": "mse", "batches": "epochs", "clip_norm": 2.5, "precision": "bfloat16"}
+        later: dict[str, Any] = {
+            "task": "mse", "batches": "epochs", "clip_norm": 2.5, "precision": "bfloat16",
+            "data_seed": 0, "validation": 0.25,
+        }  # fmt: skip
         self.assertEqual(set(later), {f.name for f in fields(RunSpec) if f.metadata["added"]})
         for name, value in later.items():
             spec = evolve(plain, **{name: value})

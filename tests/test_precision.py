@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from byzpy_tw.vectors import norm_of, sha256_of
 from byzpy_tw.workers import precision
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Gradient
-from byzpy_tw.workers.precision import multiplication, to_float32
+from byzpy_tw.workers.precision import _Multiplication, multiplication, to_float32
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from byzpy_tw.workers.trial_digests import TrialDigests
 
@@ -182,3 +183,28 @@ class Tf32Tests(SynchronousTestCase):
         cpu = torch.zeros(1)
         with multiplication("tf32", cpu), multiplication("float32", cpu):
             pass
+
+
+class TurnsTests(SynchronousTestCase):
+    def test_threads_take_turns(self) -> None:
+        """Computations like the holder do not pass one that came before them and waits."""
+        setting, entered = _Multiplication(), list[int]()
+
+        def work(number: int, tf32: bool) -> None:
+            with setting.hold(tf32):
+                entered.append(number)
+
+        threads = [
+            threading.Thread(target=work, args=(number, tf32), daemon=True)
+            for number, tf32 in enumerate((True, False, False, True))
+        ]
+        with setting.hold(False):
+            for number, thread in enumerate(threads):
+                thread.start()
+                while len(setting._queue) <= number:
+                    os.sched_yield()
+            self.assertEqual(entered, [])
+        for thread in threads:
+            thread.join(20)
+        self.assertEqual(sorted(entered), [0, 1, 2, 3])
+        self.assertEqual((entered[0], entered[3]), (0, 3))

@@ -109,7 +109,7 @@ class GridTests(SynchronousTestCase):
         ):
             self.assertRaises(error, grid_of, {}, attacks, defences, [1], load(only=()))
 
-    def test_first_values(self) -> None:
+    def test_initial_values(self) -> None:
         """The content of the file of --init decides the folder, and its path does not."""
         here, found = folder(self), []
         for name, value in (("a", 0.0), ("b", 0.0), ("c", 1.0)):

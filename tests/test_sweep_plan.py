@@ -8,10 +8,12 @@ from unittest import mock
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import BadParameter, ConfigError
 from byzpy_tw.plugins import load
+from byzpy_tw.sweep import resolve
 from byzpy_tw.sweep.command import plan_of
 from byzpy_tw.sweep.grid import EXCLUDED, grid_of_plan
 from byzpy_tw.sweep.plan import Plan, make_plan, value_text
@@ -160,6 +162,52 @@ class CheckTests(SynchronousTestCase):
             return check(config)
         except ConfigError as e:
             return f"raised {e}"
+
+    def test_how_often(self) -> None:
+        """Rules are checked once for all seeds, learning rates, partitions and models."""
+        checked = []
+
+        def count(config: RunConfig, registry: Any) -> Any:
+            checked.append(config)
+            return resolve_rules(config, registry)
+
+        self.patch(resolve, "resolve_rules", count)
+        study = Study(
+            options=PLACE,
+            axes=(
+                axis("aggregator", "mean", "median"), axis("f", 0, 1), axis("lr", 0.1, 0.2),
+                axis("partition", "iid", "extreme"), axis("model", "mlp", "logreg"),
+            ),
+            repetitions=3,
+        )  # fmt: skip
+        self.assertEqual(len(plan_of(study, load(only=())).runs), 96)
+        self.assertEqual(len(checked), 4)
+
+    def test_without_effect(self) -> None:
+        """An option that only some runs use is at its default in the others, but for q."""
+        names = load(only=())
+
+        def plan_with(*axes: Axis, **options: Any) -> list[RunConfig]:
+            made = plan_of(Study(options={**PLACE, **options}, axes=axes), names)
+            return [run.config for run in made.runs]
+
+        milestones = axis("lr_milestones", (), (10, 20))
+        found = plan_with(milestones, lr_decay=0.5)
+        self.assertEqual([config.lr_decay for config in found], [0.1, 0.5])
+        self.assertEqual(found[0], RunConfig(in_process=True, seed=42))
+        found = plan_with(axis("momentum", 0.9, 0.5), axis("optimizer", "sgd", "adam"))
+        self.assertEqual([config.momentum for config in found], [0.9, 0.9, 0.5, 0.9])
+        found = plan_with(axis("aggregator", "multi-krum", "median"), q=2)
+        self.assertEqual([config.q for config in found], [2, 2])
+        with self.assertRaisesRegex(ConfigError, "--q has no use with mean, median, which takes"):
+            plan_with(axis("aggregator", "mean", "median"), q=2)
+
+    def test_one_value(self) -> None:
+        """A value that no run can have is an error by itself, wherever it stands."""
+        for values in (("ipm", "ipm:tau"), ("ipm:tau", "ipm")):
+            study = Study(options=PLACE, axes=(axis("attack", *values),))
+            with self.assertRaisesRegex(BadParameter, r"values are numbers and single words\)$"):
+                plan_of(study, load(only=()))
 
     def test_the_whole_study(self) -> None:
         """A wrong name anywhere on an axis ends it; rules that n rules out are impossible."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -22,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
-from byzpy_tw.sweep import scheduler
+from byzpy_tw.sweep import execution
 from byzpy_tw.sweep.command import plan_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.estimate import is_done
@@ -50,6 +51,14 @@ class RunTests(SynchronousTestCase):
         """Each run's result, by the name of its folder."""
         paths = (where / "lab" / "cells").glob("*/result.json")
         return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+    def long_forms(self, where: Path) -> list[list[list[str]]]:
+        """The rows of both files, without the columns that tell of place and time."""
+        found = []
+        for name, last in (("results", 2), ("evaluations", 1)):
+            with open(where / "lab" / f"{name}.csv", newline="") as file:
+                found.append([row[:-last] for row in csv.reader(file)])
+        return found
 
     def test_from_one_call_to_the_next(self) -> None:
         """Ctrl-C leaves finished cells whole; the next call does the rest, and one on
@@ -82,8 +91,10 @@ class RunTests(SynchronousTestCase):
         [path] = re.findall(r"^page: (.+)$", second.output, re.MULTILINE)
         self.assertIn("--attack sign-flip:scale=-5", Path(path).read_text())
 
+        files = self.long_forms(where)
         third = self.lab(where, "--local", "1")
         self.assertEqual(third.wait(), 0, third.output)
+        self.assertEqual(self.long_forms(where), files)
         both = self.results(where)
         self.assertEqual(len(both), 2 * len(here))
         table = json.loads((where / "lab" / "lab.json").read_text())
@@ -211,7 +222,7 @@ class LeftTests(TestCase):
                 run.directory.close()
                 return RunOutcome(ServerError("gone"), "", recorded)
 
-            self.patch(scheduler, "run_prepared", end)
+            self.patch(execution, "run_prepared", end)
             again = Sweep(made, where, 1, names, reactor)
             await again.run()
             [cell] = again.outcomes()

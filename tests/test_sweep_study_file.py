@@ -104,6 +104,11 @@ class StudyFileTests(Case):
             self.assertEqual([config.f for config in configs], f, text)
             self.assertEqual(configs[0].in_process, in_process)
 
+    def test_excluded_by_default(self) -> None:
+        """A combination may be left out by an option that follows from another one."""
+        text = "num-byz = [1, 2]\n[sweep]\nexclude = [{f = 2}]"
+        self.assertEqual([c.num_byz for _, c in configurations(self.read(text))], [1])
+
     def test_repeated_values(self) -> None:
         """A value counts once, however it is spelt."""
         self.assertEqual(self.read("lr = [1, 1.0, 2]").axes, (axis("lr", 1.0, 2.0),))

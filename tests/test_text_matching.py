@@ -90,9 +90,13 @@ USES = {
     "sweep.byzfl_config re.compile": FILE + "a folder's name, made from options",
     "sweep.plan folder_of re.sub": FILE + "a folder's name, made from options",
     "sweep.query _fixed partition": OPTION + "an axis and its value",
+    "sweep.selection find_metric removeprefix": "a metric's name, with or without the prefix that "
+    "it is made with",
     "sweep.text _folded partition": SHOWN + "a rule's name on two lines",
     "sweep.text notes removeprefix": SHOWN + "a rule's name that would stand twice in a line",
     "tap _parameter partition": CODE + "the type of an option's field",
+    "tasks.metric Metric.is_of_validation startswith": "a metric's name: the prefix that it is "
+    "made with",
     "tasks.metric Metric.is_share endswith": "a metric's format: a share in percent, such as .2%",
     "tasks.metric _check_format re.fullmatch": "a metric's format: its spelling",
     "tasks.metric _check_name re.fullmatch": PLUGIN + "a metric's, its spelling",
@@ -118,8 +122,8 @@ USES = {
 SEARCHED = {
     "models.building": "torch's errors about its meta device have no class of their own; either "
         "way an error is raised, with advice or without",
-    "workers.memory": "torch's error about the memory of a CPU has no class of its own; either way "
-        "an error is raised, with advice or without",
+    "workers.out_of_memory": "torch's error about the memory of a CPU has no class of its own; "
+        "either way an error is raised, with advice or without",
 }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ class BatchStatistics(Plain):
 
 
 class DrawsByNumPy(Plain):
-    """First values from NumPy's global generator, which is seeded for the factory."""
+    """Initial values from NumPy's global generator, which is seeded for the factory."""
 
     def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
         super().__init__(classes, shape)

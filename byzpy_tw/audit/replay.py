@@ -32,10 +32,9 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.first_values import use_first_values
 from byzpy_tw.records.folder import RecordedRun
+from byzpy_tw.records.initial_values import use_initial_values
 from byzpy_tw.rounds.evaluator import Evaluator
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.device import CPU, Device
@@ -143,12 +142,10 @@ def prepare_replay(
     rules = resolve_rules(config, registry)
     model = make_model(spec, registry, host.dataset, root=data_root)
     folder = None if recorded is None else recorded.path
-    use_first_values(config, model, folder, {} if recorded is None else recorded.description)
+    use_initial_values(config, model, folder, {} if recorded is None else recorded.description)
     model = model.to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
-    outcome = host.trial_outcome
-    sample = StatisticsSample.of(model, spec, host.dataset)
-    evaluator = Evaluator(model, host.dataset, outcome.task, outcome.needs_copies, who, sample)
+    evaluator = Evaluator.of_run(spec, model, host.dataset, host.trial_outcome, who)
     algorithm = rules.make_algorithm()
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

@@ -36,7 +36,6 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.tasks import Metric
-from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.text import clean_value, join_numbers, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.data import is_local
@@ -187,7 +186,7 @@ class Verification:
             self._check_local_data(replay.host.dataset.digest())
         self._compare_environment(replay)
         self._compare_task(replay)
-        self._compare_metrics(replay.host.trial_outcome.task.metrics)
+        self._compare_metrics(replay.evaluator.metrics)
         self._compare_chance(replay)
 
     def _with_device_here(self, config: RunConfig) -> RunConfig:
@@ -262,7 +261,7 @@ class Verification:
         if self.nodes:  # it is of the trainer's test labels, and a site may have others
             return
         there = self.recorded.description.get("chance")
-        here = chance_of(replay.host.trial_outcome.task, replay.host.dataset.test.y)
+        here = replay.evaluator.chance()
         if there is not None and there != here:
             text = (
                 f"config.json has chance {clean_value(there)}, the task tells {clean_value(here)}"

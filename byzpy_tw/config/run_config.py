@@ -148,7 +148,7 @@ class RunConfig:
         "small-cnn", "the model: NAME[:key=value,...]", rule, metavar="NAME", node_field="model"
     )
     init: str | None = _training(
-        None, "a .safetensors file with the first values of the trained parameters, by name",
+        None, "a .safetensors file with the initial values of the trained parameters, by name",
         metavar="FILE", bits=False, added=True,
     )  # fmt: skip
     init_sha256: str | None = _training(
@@ -174,6 +174,17 @@ class RunConfig:
     partition: str = _data(
         "stride", "how the data is cut into shards: NAME[:key=value,...]",
         rule, metavar="NAME", node_field="partition",
+    )  # fmt: skip
+    data_seed: int | None = _data(
+        None,
+        "decides the shards and the validation data, in the place of --seed (default: the seed)",
+        optional(integer_in(0, 2**63 - 1)), metavar="N", node_field="data_seed", added=True,
+    )  # fmt: skip
+    validation: float = _data(
+        0.0,
+        "share of the training data that is kept aside before it is cut into shards, and that "
+        "the model is evaluated on beside the test data",
+        real_in(0, below=1), convert=to_float, node_field="validation", added=True,
     )  # fmt: skip
     replacement: bool = _data(
         False, "draw batches with replacement, where shards are small", node_field="replacement"
@@ -337,6 +348,8 @@ class RunConfig:
         """The run as its nodes are told of it."""
         marked = {f.metadata["node_field"]: getattr(self, f.name) for f in attrs.fields(RunConfig)}
         marked.pop(None)
+        if self.data_seed == self.seed:  # so a server that knows no such option serves the run
+            marked["data_seed"] = None
         return RunSpec(n=self.n, **marked)
 
     def to_dict(self) -> dict[str, Any]:
@@ -348,6 +361,8 @@ class RunConfig:
     def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
         plain, left_out = self.to_dict(), added_options()
+        if self.data_seed == self.seed:
+            plain["data_seed"] = None
         found = {
             f.name: plain[f.name]
             for f in attrs.fields(RunConfig)

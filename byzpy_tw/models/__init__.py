@@ -18,7 +18,7 @@ from byzpy_tw.models.statistics import (
     write_statistics,
 )
 from byzpy_tw.models.torchvision_models import torchvision_model
-from byzpy_tw.models.trained import (
+from byzpy_tw.models.trainable import (
     constant_buffers,
     digest_of_values,
     digests_of_constants,
@@ -29,7 +29,7 @@ from byzpy_tw.models.transformers import gpt_nano, vit
 from byzpy_tw.models.weight_files import (
     check_value_file,
     load_values,
-    read_first_values,
+    read_initial_values,
     write_values,
 )
 
@@ -57,7 +57,7 @@ __all__ = [
     "needs_statistics",
     "normalises_by_batch",
     "randomness",
-    "read_first_values",
+    "read_initial_values",
     "recording",
     "resnet18",
     "resnet20",

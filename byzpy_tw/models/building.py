@@ -12,8 +12,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.models.dropout import check_dropout, replace_dropout
-from byzpy_tw.models.statistics import check_statistics, use_batch_statistics
-from byzpy_tw.models.trained import trained_parameters
+from byzpy_tw.models.statistics import check_forward_passes, use_batch_statistics
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.plugin_code import describe_exception
 
 Factory = Callable[..., nn.Module]
@@ -94,7 +94,7 @@ def check(model: nn.Module) -> int:
         why = f": all {frozen} are frozen (requires_grad is False)" if frozen else ""
         raise UnsuitableModel(f"the model has no parameters to train{why}")
     check_dropout(model)
-    check_statistics(model)
+    check_forward_passes(model)
     return total
 
 

@@ -10,7 +10,7 @@ A layer that the factory left in eval mode is a constant: it uses the statistics
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -49,6 +49,42 @@ class Sums:
         )
 
 
+@frozen
+class _Kind:
+    """One kind of layer: how it normalises, and how its statistics come from `Sums`."""
+
+    by_batch: bool  # an example by others too
+    normalise: Callable[..., Tensor]
+    sums: Callable[[Tensor, Tensor, Tensor], Sums]  # of one call with x, its mean and variance
+    variance: Callable[[Sums, Tensor], Tensor]  # of a total and its mean; unbiased
+
+
+def _sums_of_values(x: Tensor, mean: Tensor, var: Tensor) -> Sums:
+    count = x.numel() // x.shape[1]
+    return Sums(count, mean * count, var * (count - 1) + mean * mean * count)
+
+
+def _sums_of_examples(x: Tensor, mean: Tensor, var: Tensor) -> Sums:
+    return Sums(len(x), mean * len(x), var * len(x))
+
+
+def _variance_of_values(total: Sums, mean: Tensor) -> Tensor:
+    var = (total.second / total.weight - mean * mean).clamp_min(0)
+    return var * (total.weight / max(1, total.weight - 1))
+
+
+def _mean_variance(total: Sums, mean: Tensor) -> Tensor:
+    return total.second / total.weight
+
+
+_BATCH = _Kind(True, F.batch_norm, _sums_of_values, _variance_of_values)
+_INSTANCE = _Kind(False, F.instance_norm, _sums_of_examples, _mean_variance)
+
+
+def _kind_of(layer: object) -> _Kind:
+    return _INSTANCE if isinstance(layer, _InstanceNorm) else _BATCH
+
+
 _records: ContextVar[dict[str, Sums] | None] = ContextVar("statistics", default=None)
 
 
@@ -73,27 +109,18 @@ class _WithoutRunningStatistics:
         if records is None and not self.training:
             return super().forward(x)  # type: ignore[misc]
         self._check_input_dim(x)
-        instance = isinstance(self, _InstanceNorm)
-        if instance and x.dim() == self._get_no_batch_dim():
+        kind = _kind_of(self)
+        if not kind.by_batch and x.dim() == self._get_no_batch_dim():
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        normalise = F.instance_norm if instance else F.batch_norm
         if records is None:
-            return normalise(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            return kind.normalise(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         # With a momentum of 1 torch leaves the statistics of this call alone.
         mean, var = (torch.zeros_like(self.running_mean) for _ in range(2))
-        normal = normalise(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
-        sums, before = _sums(x, mean, var, instance), records.get(self.statistics_name)
+        normal = kind.normalise(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        sums = kind.sums(x, mean.double().cpu(), var.double().cpu())
+        before = records.get(self.statistics_name)
         records[self.statistics_name] = sums if before is None else before + sums  # called twice
         return normal
-
-
-def _sums(x: Tensor, mean: Tensor, var: Tensor, instance: bool) -> Sums:
-    """Return the sums of one call with `x`, of (examples, channels, ...), from its statistics."""
-    mean, var = mean.double().cpu(), var.double().cpu()
-    if instance:
-        return Sums(len(x), mean * len(x), var * len(x))
-    count = x.numel() // x.shape[1]
-    return Sums(count, mean * count, var * (count - 1) + mean * mean * count)
 
 
 @cache
@@ -127,7 +154,7 @@ def statistics_of(model: nn.Module, *, training: bool | None = None) -> dict[str
     return found
 
 
-def check_statistics(model: nn.Module) -> None:
+def check_forward_passes(model: nn.Module) -> None:
     """Raise `UnsuitableModel` for a layer with running statistics whose code is not torch's."""
     for name, layer in layers_with_statistics(model).items():
         if type(layer).forward not in _FORWARD and not isinstance(layer, _WithoutRunningStatistics):
@@ -153,8 +180,13 @@ def needs_statistics(model: nn.Module) -> bool:
 
 def normalises_by_batch(model: nn.Module) -> bool:
     """Return whether a layer of `model` normalises an example by others: not InstanceNorm."""
-    layers = layers_with_statistics(model).values()
-    return not all(isinstance(layer, _InstanceNorm) for layer in layers)
+    return bool(layers_by_batch(model))
+
+
+def layers_by_batch(model: nn.Module) -> dict[str, Any]:
+    """Return the layers with statistics, by name, that normalise an example by others too."""
+    layers = layers_with_statistics(model)
+    return {name: layer for name, layer in layers.items() if _kind_of(layer).by_batch}
 
 
 @torch.no_grad()
@@ -167,8 +199,6 @@ def write_statistics(model: nn.Module, found: Sequence[Mapping[str, Sums]]) -> N
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        mean, var = total.first / total.weight, total.second / total.weight
-        if not isinstance(layer, _InstanceNorm):  # unbiased, as torch's are
-            var = (var - mean * mean).clamp_min(0) * (total.weight / max(1, total.weight - 1))
+        mean = total.first / total.weight
         layer.running_mean.copy_(mean)
-        layer.running_var.copy_(var)
+        layer.running_var.copy_(_kind_of(layer).variance(total, mean))

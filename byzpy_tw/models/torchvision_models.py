@@ -43,7 +43,7 @@ def torchvision_model(
 ) -> nn.Module:
     """A classification architecture of torchvision, such as ``arch=resnet50``.
 
-    Its first values are drawn from the run's seed, or come on each machine from
+    Its initial values are drawn from the run's seed, or come on each machine from
     ``DATA_ROOT/INIT.safetensors``.  ``trained=head`` freezes all but the last linear layer; one of
     another shape in the file, as of other classes, is not read.
     """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from byzpy_tw import files
 from byzpy_tw.errors import ByzpyTwError, CannotRecord, UnsuitableModel
-from byzpy_tw.models.trained import trained_parameters
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.text import clean, clip
 from byzpy_tw.user_files import FileFault, open_safetensors
 
@@ -77,7 +77,9 @@ def check_value_file(path: Path, error: type[ByzpyTwError]) -> None:
         pass
 
 
-def read_first_values(model: nn.Module, path: Path, error: type[ByzpyTwError]) -> dict[str, Tensor]:
+def read_initial_values(
+    model: nn.Module, path: Path, error: type[ByzpyTwError]
+) -> dict[str, Tensor]:
     """Return the values of the trained parameters of `model` in the file `path`, by name.
 
     It may hold the frozen parameters, too, if with the values that `model` has, and buffers, which

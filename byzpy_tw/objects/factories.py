@@ -117,7 +117,7 @@ def _of_model(option: str, thing: Any) -> Made:
         name = type(thing).__name__
         raise ConfigError(
             f"model= is an instance of {name}: give what makes it, model={name} or "
-            f"model=lambda: {name}(...), for its first values come from the run's seed"
+            f"model=lambda: {name}(...), for its initial values come from the run's seed"
         )
     if not callable(thing):
         raise ConfigError(

@@ -23,6 +23,8 @@ def _gauge(metric: Metric) -> tuple[str, str]:
     if metric.name == "accuracy":  # dashboards know it as this
         return "accuracy", "Share of the test data, 0 to 1."
     unit = f", in {metric.unit}" if metric.unit else ""
+    if metric.is_of_validation:
+        return metric.name, f"{metric.title}{unit}."
     return f"test_{metric.name}", f"{metric.title} on the test data{unit}."
 
 

@@ -19,7 +19,7 @@ from byzpy_tw.records.metrics import (
     metrics_in_result,
 )
 from byzpy_tw.records.summary import Missed, format_attack_calls
-from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.tasks.metric import VALIDATION, Metric
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -89,9 +89,17 @@ def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
 
 
 def _evaluation(metrics: Iterable[Metric], values: Mapping[str, float | None]) -> str:
-    """Return the name and the value of each metric, in columns."""
-    found = ((metric, values.get(metric.name)) for metric in metrics)
-    return "  ".join(f"{metric.words} {metric.text(value):>7}" for metric, value in found)
+    """Return the name and the value of each metric, in columns.
+
+    The value on the validation data stands beside that on the test data.
+    """
+    columns = []
+    for metric in metrics:
+        if not metric.is_of_validation:
+            aside = f"{VALIDATION}{metric.name}"
+            more = f" (validation {metric.text(values[aside])})" if aside in values else ""
+            columns.append(f"{metric.words} {metric.text(values.get(metric.name)):>7}{more}")
+    return "  ".join(columns)
 
 
 def _result_lines(
@@ -102,6 +110,9 @@ def _result_lines(
         parts = [f"final: loss {result['final_loss']:.4f}"]
         for metric in metrics:
             final, worst, best = (metric.text(figures[metric.name][kind]) for kind in KINDS)
+            if metric.is_of_validation:
+                parts.append(f"{metric.words} {final}")
+                continue
             parts.append(f"{metric.words} {final} (worst {worst}{when}, best {best})")
             when = ""
         yield ", ".join(parts)

@@ -152,9 +152,10 @@ def register_partitions() -> Iterable[Registration]:
     """Offer partitions.
 
     The factory returns a callable ``(targets, shards, stream)``.  It maps the ``(N, *shape)``
-    targets of the training data (of classes ``(N,)`` int64 labels), the number of shards and a
-    `numpy.random.Generator` to a list of ``shards`` int64 index arrays.  Of several targets it gets
-    the one called ``label``, else the first by name.  They are a copy, which it may write to.
+    targets of the training data (of classes ``(N,)`` int64 labels; without what is kept aside by
+    ``--validation``), the number of shards and a `numpy.random.Generator` to a list of ``shards``
+    int64 index arrays.  Of several targets it gets the one called ``label``, else the first by
+    name.  They are a copy, which it may write to.
     Its attribute ``by_node = True`` asks for the node of each example, ``Dataset.nodes``, in
     the place of targets.
     """

@@ -179,7 +179,7 @@ FILES: Mapping[str, str] = {
     "result.json": "how the run ended; written at its end, however that came",
     "report.html": "the run as a page to look at, in one file; written at its end, and again by "
     "`python -m byzpy_tw report`",
-    "init.safetensors": "the first values of the parameters, where a file gave them (`--init`)",
+    "init.safetensors": "the initial values of the parameters, where a file gave them (`--init`)",
     "checkpoint.{rounds}": "the run's state after that many rounds, in eight digits: "
     "parameters, momentum, what rules and attacks remember, probation.  Written whole, then "
     "renamed; begins with its own SHA-256.  Read with `weights_only=True`: it holds numbers "
@@ -199,10 +199,11 @@ CONFIG_FIELDS = _fields(
     Field("task", "the name of the task"),
     Field("metrics", "the task's metrics, the most important one first: `name`, `unit`, `better` "
           "(`higher` or `lower`) and the `format` of a value; a run without this entry has "
-          "`accuracy`"),
+          "`accuracy`.  With `--validation` those of the validation data follow, whose names begin "
+          "with `validation_`, and `validation_loss`"),
     Field("chance", "the value of each metric for the best answer that ignores its input, on the "
           "test data, where the task tells it: the accuracy of the most frequent class"),
-    Field("init", "SHA-256 of the parameters' first values; only where a file gives them "
+    Field("init", "SHA-256 of the parameters' initial values; only where a file gives them "
           "(`--init`).  Runs that are equal in `bits` are equal if they are in this, too"),
     Field("data_digest", "SHA-256 of the trainer's data"),
     Field("data_digests", "that of each server's data, since it first joined; they differ with "
@@ -245,7 +246,8 @@ ROUND_FIELDS = _fields(
     Field("accuracy", "that of `metrics`, from 0 to 1; in this release only", NUMBER_OR_NULL,
           when="in the same rounds, of a task with this metric",
           verified=True),
-    Field("metrics", "on the test data, by name; config.json has their units",
+    Field("metrics", "on the test data, and on the validation data, by name; config.json has their "
+          "units",
           _dict_of(NUMBER_OR_NULL, "numbers by metric"), when="in the same rounds",
           verified=True, columns=(METRICS,)),
     Field("f", "the f that the rule was run with", RULE_F, required=True, columns=("f",),

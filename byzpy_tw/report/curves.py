@@ -36,7 +36,8 @@ def metric_chart(
     is_part = all(0 <= value <= 1 for band in bands for value in band if value is not None)
     axis = {"floor": 0, "ceiling": 1} if metric.is_share and is_part else {}
     unit = f", in {metric.unit}" if metric.unit else ""
-    title = title or f"{metric.title} on the test data{unit}"
+    where = "" if metric.is_of_validation else " on the test data"
+    title = title or f"{metric.title}{where}{unit}"
     form = "share" if metric.is_share else "number"
     return _chart(metric.name, title, form, rounds, series, **axis)
 

@@ -188,14 +188,14 @@ class Result:
         dataset, for the shape of an input, and for statistics of BatchNorm, which are computed
         as in the run; raises `DatasetUnavailable` beside the errors of `parameters`.
         """
-        from byzpy_tw.models import needs_statistics
+        from byzpy_tw.records.final_model import make_final_model
         from byzpy_tw.report.input_check import check_inputs
-        from byzpy_tw.rounds.final_model import make_final_model
 
         parameters, data = self.parameters, self._read_dataset()
         root = absolute(self.config.data_root)
-        model = make_final_model(self.config.spec(), self.registry(), data, parameters, root)
-        if needs_statistics(model):  # computed from the data
+        spec, registry = self.config.spec(), self.registry()
+        model, uses_data = make_final_model(spec, registry, data, parameters, root)
+        if uses_data:
             self._check_dataset(data)
         check_inputs(model, data)
         return model.eval()
@@ -206,7 +206,7 @@ class Result:
         Plain torch loads it: ``module.load_state_dict(safetensors.torch.load_file(path))``.
         Raises `ConfigError` for a path that cannot be written to, and the errors of `model`.
         """
-        from byzpy_tw.rounds.saved_model import check_can_save, save_model
+        from byzpy_tw.records.saved_model import check_can_save, save_model
 
         check_can_save(absolute(path))
         save_model(self.model(), absolute(path))

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
-from byzpy_tw.batches import cut, map_tensors, take
+from byzpy_tw.batches import Batch, cut, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
-from byzpy_tw.tasks import ACCURACY, Task
+from byzpy_tw.rounds.statistics_sample import StatisticsSample
+from byzpy_tw.tasks import ACCURACY, Metric, Task
+from byzpy_tw.tasks.metric import VALIDATION, VALIDATION_LOSS, with_validation
+from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.workers.gradients import model_provider
 from byzpy_tw.workers.loss import compute_outputs
+from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.validation import validation_indices
 
 # Test examples in one job, fewer of a large model: the output of a layer should not take more
 # memory than the model itself.  A function of d alone, since it decides bits.  A layer of
@@ -30,7 +36,7 @@ _AT_ONCE = 2**32
 
 @frozen
 class EvaluationShare:
-    """The evaluation of a share of the test data: summed loss, the task's sums, weight."""
+    """The evaluation of a share of the data: summed loss, the task's sums, weight."""
 
     loss: float
     sums: Mapping[str, float]
@@ -39,7 +45,10 @@ class EvaluationShare:
 
 @frozen
 class Evaluation:
-    """The evaluation of the whole test data: mean loss, and each metric, None if not finite."""
+    """The evaluation of the whole test data: mean loss, and each metric, None if not finite.
+
+    ``metrics`` has those of the validation data, too.
+    """
 
     loss: float
     metrics: Mapping[str, float | None]
@@ -54,7 +63,10 @@ class Evaluation:
 
 @define(eq=False)
 class Evaluator:
-    """The model that is being trained, evaluated on the test data in jobs of a fixed size."""
+    """The model that is being trained, evaluated in jobs of a fixed size.
+
+    That is on the test data, and on the training data at the indices `validation`.
+    """
 
     model: nn.Module
     dataset: Dataset
@@ -62,10 +74,20 @@ class Evaluator:
     needs_copies: bool = False  # whether each call of the model needs a copy
     who: str = "the model"  # whose code it is, for its errors
     sample: StatisticsSample = StatisticsSample(())  # for statistics of BatchNorm
+    validation: Tensor = field(factory=partial(torch.empty, 0, dtype=torch.int64))
     parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
     _leaves: list[Tensor] = field(init=False)  # the trained parameters
     _numbers: int = field(init=False)  # in all parameters, frozen ones too
     _call: Callable[[], nn.Module] = field(init=False)
+
+    @classmethod
+    def of_run(
+        cls, spec: RunSpec, model: nn.Module, data: Dataset, trial: TrialOutcome, who: str
+    ) -> Evaluator:
+        """Return the evaluator of a run, whose model was tried with the outcome `trial`."""
+        validation = torch.from_numpy(validation_indices(spec, data))
+        sample = StatisticsSample.of(model, spec, data)
+        return cls(model, data, trial.task, trial.needs_copies, who, sample, validation)
 
     def __attrs_post_init__(self) -> None:
         self.model.eval()
@@ -94,8 +116,26 @@ class Evaluator:
 
     @property
     def jobs(self) -> int:
-        """The number of shares of the test data."""
+        """The number of shares of the test data and of the validation data."""
+        return self._test_jobs - (-len(self.validation) // self._share)
+
+    @property
+    def _test_jobs(self) -> int:
         return -(-len(self.dataset.test) // self._share)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of an evaluation, those of the validation data last."""
+        metrics = tuple(self.task.metrics)
+        return with_validation(metrics) if len(self.validation) else metrics
+
+    def chance(self) -> dict[str, float]:
+        """Return the value of each metric for the best answer that ignores its input, if known."""
+        found = dict(chance_of(self.task, self.dataset.test.y))
+        if len(self.validation):
+            aside = chance_of(self.task, take(self.dataset.train.y, self.validation))
+            found |= {f"{VALIDATION}{name}": value for name, value in aside.items()}
+        return found
 
     @property
     def statistics_jobs(self) -> int:
@@ -124,21 +164,40 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, job: int) -> EvaluationShare:
-        """Evaluate share `job` of the test data."""
-        part = slice(job * self._share, (job + 1) * self._share)
-        test, device = self.dataset.test, self.parameters.device
+        """Evaluate share `job`, of the test data or, after these, of the validation data."""
+        x, y = self._read_share(job)
+        device = self.parameters.device
         # A task may write to targets.
-        targets = map_tensors(lambda y: y.to(device, copy=True), cut(test.y, part))
-        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(cut(test.x, part)))
+        targets = map_tensors(lambda y: y.to(device, copy=True), y)
+        inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(x))
         with plugin_call(self.who):
             outputs = compute_outputs(self._call(), inputs, self.task, self.who)
         loss = float(self.task.loss(outputs, targets))
         return EvaluationShare(loss, self.task.sums(outputs, targets), self.task.weight(targets))
 
-    def add_up(self, shares: Sequence[EvaluationShare]) -> Evaluation:
-        """Return the evaluation that `shares`, in order, add up to.
+    def _read_share(self, job: int) -> tuple[Batch, Batch]:
+        """Return the examples of share `job`, and their targets."""
+        if job < self._test_jobs:
+            part, test = slice(job * self._share, (job + 1) * self._share), self.dataset.test
+            return cut(test.x, part), cut(test.y, part)
+        begin, train = (job - self._test_jobs) * self._share, self.dataset.train
+        chosen = self.validation[begin : begin + self._share]
+        return take(train.x, chosen), take(train.y, chosen)
 
-        Nothing can be said of test data of weight 0: then no number is finite.
+    def add_up(self, shares: Sequence[EvaluationShare]) -> Evaluation:
+        """Return the evaluation that `shares`, in order, add up to."""
+        found = self._add_up(shares[: self._test_jobs], "test")
+        if not len(self.validation):
+            return found
+        aside = self._add_up(shares[self._test_jobs :], "validation")
+        more = {f"{VALIDATION}{name}": value for name, value in aside.metrics.items()}
+        loss = aside.loss if math.isfinite(aside.loss) else None
+        return evolve(found, metrics={**found.metrics, **more, VALIDATION_LOSS.name: loss})
+
+    def _add_up(self, shares: Sequence[EvaluationShare], what: str) -> Evaluation:
+        """Return the evaluation of one of the two.
+
+        Nothing can be said of data of weight 0: then no number is finite.
         """
         weight = sum(share.weight for share in shares)
         if not weight:
@@ -146,8 +205,8 @@ class Evaluator:
         names = list(shares[0].sums)
         if any(share.sums.keys() != shares[0].sums.keys() for share in shares):
             raise BadRuleOutput(
-                f"the sums of the run's task are {', '.join(names)} for one part of the test data "
-                "and others for another part, expected the same names each time"
+                f"the sums of the run's task are {', '.join(names)} for one part of the {what} "
+                "data and others for another part, expected the same names each time"
             )
         sums = {name: sum(share.sums[name] for share in shares) for name in names}
         measured = self.task.measure(sums, weight)

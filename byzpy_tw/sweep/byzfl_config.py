@@ -150,7 +150,7 @@ def shared_settings(config: RunConfig) -> Settings:
             "device": config.device,
             "nb_training_seeds": 1,
             "nb_data_distribution_seeds": 1,
-            "size_train_set": round(1 - getattr(config, "validation", 0.0), 12),
+            "size_train_set": round(1 - config.validation, 12),
         },
         "model": {
             "name": model_name(config),

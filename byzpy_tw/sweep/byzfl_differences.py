@@ -91,8 +91,10 @@ def find_differences(
     if any(row.get("validation") for row in rows):
         yield (
             "size_train_set",
-            "heat maps choose the step by the test data, hyper-parameters by validation data",
-            "nothing is chosen by the test data; final, worst and best are apart",
+            "hyper-parameters are chosen by the best step on validation data, and heat maps show "
+            "the best step on test data",
+            "hyper-parameters are chosen by the final value on validation data; final, worst and "
+            "best are apart",
         )
 
 

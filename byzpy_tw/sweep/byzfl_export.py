@@ -106,7 +106,7 @@ def _rows(run: PlannedRun, result: RunResult, losses: Losses) -> dict[str, list[
 
 
 def _seeds(config: RunConfig) -> tuple[int, int | None]:
-    return config.seed, getattr(config, "data_seed", None)
+    return config.seed, config.data_seed
 
 
 def _seeds_or_zero(pair: tuple[int, int | None]) -> tuple[int, int]:

@@ -67,8 +67,7 @@ def read_byzfl(table: Any, given: Collection[str] = ()) -> Study:
     for setting in settings:
         options = _translate(setting, given)
         if options["num_byz"] <= options["f"]:  # ByzFL drops the others
-            left = {n: v for n, v in options.items() if n in OPTIONS and n not in given}
-            rows.append(left)
+            rows.append({name: value for name, value in options.items() if name not in given})
             seeds |= dict.fromkeys(_seeds(setting))
     if not rows:
         raise ConfigError("benchmark_config: each f is above each tolerated_f; lower one of them")
@@ -158,7 +157,7 @@ def _seed_axis(
     seeds: tuple[tuple[int, int], ...], given: Collection[str]
 ) -> tuple[dict[str, int], list[Axis]]:
     """Return the options and the axis of the pairs `seeds`: two seeds vary as one repetition."""
-    left = [name for name in ("seed", "data_seed") if name in OPTIONS and name not in given]
+    left = [name for name in ("seed", "data_seed") if name not in given]
     points = [dict(zip(("seed", "data_seed"), pair, strict=True)) for pair in seeds]
     shared, axes = factor([{name: point[name] for name in left} for point in points])
     if len(axes) > 1:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
-from attrs import frozen
+import attrs
 
 from byzpy_tw.sweep.comparison import Finding, Position, findings, recorded_chance
 from byzpy_tw.sweep.grid import Grid
@@ -39,7 +40,7 @@ def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     return told
 
 
-@frozen
+@attrs.define(slots=False, frozen=True)
 class _Conclusions:
     """The cells of a grid that can be concluded from, by one metric."""
 
@@ -52,7 +53,7 @@ class _Conclusions:
         """Return what is to be said against each defence."""
         told = []
         for row, defence in enumerate(self.grid.defences):
-            mine = [o for o in self._known() if o.cell.row == row]
+            mine = [o for o in self._known if o.cell.row == row]
             told += [f"{defence} {words}." for words in self._of_defence(mine)]
         return told
 
@@ -94,7 +95,7 @@ class _Conclusions:
 
     def _lag(self, outcome: CellResult) -> str:
         """Return the value of a cell, and the best one of its column."""
-        same = [o for o in self._known() if o.cell.column == outcome.cell.column]
+        same = [o for o in self._known if o.cell.column == outcome.cell.column]
         best = max(same, key=self._goodness)
         return f"{self.text(outcome)}, where {best.cell.defence} has {self.text(best)}"
 
@@ -105,7 +106,7 @@ class _Conclusions:
         """
         rows = range(len(self.grid.defences))
         plain = [row for row in rows if self.grid.defences[row] == UNDEFENDED]
-        mine = [o for o in self._known() if o.cell.row in (plain or rows)]
+        mine = [o for o in self._known if o.cell.row in (plain or rows)]
         calm = {o.cell.row: o for o in mine if o.cell.attack == NO_ATTACK}
         columns = len(self.grid.attacks)
         if len(mine) < len(plain or rows) * columns or not calm or columns == 1:
@@ -130,7 +131,7 @@ class _Conclusions:
         """Return the defence whose worst cell is the best, of those with a value in each."""
         floors = []
         for row in range(len(self.grid.defences)):
-            mine = [o for o in self._known() if o.cell.row == row]
+            mine = [o for o in self._known if o.cell.row == row]
             if len(mine) == len(self.grid.attacks) > 1:
                 floors.append(min(mine, key=self._goodness))
         floors.sort(key=self._goodness, reverse=True)
@@ -193,6 +194,7 @@ class _Conclusions:
     def chance(self) -> str:
         return value_text(self.metric, recorded_chance(self.outcomes, self.metric))
 
+    @cached_property
     def _known(self) -> list[CellResult]:
         return [o for o in self.outcomes if goodness(o, self.metric) is not None]
 

@@ -13,7 +13,7 @@ import attrs
 from attrs import define, field
 
 from byzpy_tw.config.run_config import RunConfig, flag
-from byzpy_tw.records.metrics import KINDS
+from byzpy_tw.records.metrics import DEFAULT, KINDS
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.comparison import recorded_chance
@@ -54,7 +54,7 @@ def page_data(results: StudyResults) -> dict[str, Any]:
     cells, outcomes, texts = results.cells, results.outcomes, _Texts()
     shown = page_dimensions(results.plan)
     seeds = sorted({run.config.seed for run in results.plan.runs})
-    metrics = results.metrics
+    metrics = results.metrics or DEFAULT
     return {
         "dimensions": [_dimension(d, results) for d in shown],
         "view": _first_view(results.plan, shown),

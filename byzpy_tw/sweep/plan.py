@@ -17,7 +17,7 @@ import attrs
 from attrs import field, frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import OPTIONS, no_use
+from byzpy_tw.config.merge import OPTIONS, convert_option, no_use
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ByzpyTwError, ConfigError
@@ -81,6 +81,14 @@ class Plan:
             cell = tuple(item for item in run.point.items() if item[0] not in inner)
             found.setdefault(cell, []).append(run)
         return {cell: tuple(runs) for cell, runs in found.items()}
+
+
+def check_values(study: Study) -> None:
+    """Raise `ConfigError` for a value on an axis that its option cannot have in any run."""
+    for axis in study.axes:
+        for values in axis.values:
+            for name, value in zip(axis.options, values, strict=True):
+                convert_option(name, value)
 
 
 def make_plan(

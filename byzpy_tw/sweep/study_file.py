@@ -67,13 +67,13 @@ def read_study(
     found = Study(
         options=fixed,
         axes=_pair(several, settings.paired, where),
-        derive=_read_derive(settings.derive, {**fixed, **several}, where),
+        derive=_with_f(_read_derive(settings.derive, {**fixed, **several}, where), fixed, several),
         repetitions=_read_repetitions(settings.repetitions, several, where),
     )
     exclude = _read_exclude(settings.exclude, found, where)
     selection = _read_selection(settings.select, found, where)
     found = attrs.evolve(found, exclude=exclude, selection=selection)
-    return _complete(replace_options(found, given, lists))
+    return replace_options(found, given, lists)
 
 
 def _read_settings(table: Any, file: str, where: str) -> _Settings:
@@ -205,6 +205,11 @@ def _read_derive(table: Any, given: Collection[str], where: str) -> dict[str, st
     return found
 
 
+def _with_f(derive: dict[str, str], *given: Collection[str]) -> dict[str, str]:
+    """Return `derive` with ``f``, which is the number of Byzantine nodes unless it is given."""
+    return derive if any("f" in names for names in (derive, *given)) else {**derive, "f": "num_byz"}
+
+
 def _read_exclude(tables: Any, study: Study, where: str) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(tables, list) or not all(isinstance(t, dict) and t for t in tables):
         raise ConfigError(f'{where}exclude: write a list of tables, as [{{f = 2, attack = "ipm"}}]')
@@ -277,11 +282,14 @@ def _axis_names(keys: Any, study: Study, where: str) -> tuple[str, ...]:
     return names
 
 
-# -- the command line, and defaults -----------------------------------------------------------
+# -- the command line -------------------------------------------------------------------------
 
 
 def replace_options(study: Study, given: Mapping[str, Any], lists: Sequence[Axis]) -> Study:
-    """Return `study` with the options `given` and the axes `lists` in place of its own."""
+    """Return `study` with the options `given` and the axes `lists` in place of its own.
+
+    Nodes live in this process unless it is said where.
+    """
     replaced = {*given, *(name for axis in lists for name in axis.options)}
     axes = [axis for axis in study.axes if not set(axis.options) & set(replaced)]
     for axis in study.axes:
@@ -296,15 +304,8 @@ def replace_options(study: Study, given: Mapping[str, Any], lists: Sequence[Axis
     options = {name: convert_option(name, value) for name, value in given.items()}
     return attrs.evolve(
         study,
-        options=merge_options(options, beneath),
+        options=with_location(merge_options(options, beneath)),
         axes=(*axes, *lists),
         derive={name: text for name, text in study.derive.items() if name not in replaced},
         repetitions=1 if "seed" in replaced else study.repetitions,
     )
-
-
-def _complete(study: Study) -> Study:
-    """Return `study` with the place of the nodes, and ``f``, by default the Byzantine nodes."""
-    given = {*study.options, *study.derive, *(name for a in study.axes for name in a.options)}
-    derive = study.derive if "f" in given else {**study.derive, "f": "num_byz"}
-    return attrs.evolve(study, options=with_location(study.options), derive=derive)

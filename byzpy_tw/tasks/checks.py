@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from byzpy_tw.datasets.tensors import label_bounds, type_name
+from byzpy_tw.datasets.tensors import AT_ONCE, label_bounds, type_name
 
 if TYPE_CHECKING:
     from byzpy_tw.datasets import Dataset
-
-_AT_ONCE = 2**22  # numbers: targets may be larger than memory
 
 
 def check_one_tensor(data: Dataset) -> str:
@@ -61,7 +59,7 @@ def explain_labels_from_one(data: Dataset) -> str:
 
 def first_unfit(targets: Tensor, fits: Callable[[Tensor], Tensor]) -> int | None:
     """Return the first example whose ``(k, *shape)`` targets do not all fit, or None."""
-    step = max(1, _AT_ONCE // max(1, targets[:1].numel()))
+    step = max(1, AT_ONCE // max(1, targets[:1].numel()))
     for start in range(0, len(targets), step):
         some = targets[start : start + step]
         unfit = (~fits(some)).reshape(len(some), -1).any(dim=1)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
+VALIDATION = "validation_"  # begins the name of a metric of the validation data
 _RESERVED = ("loss", "test_loss")  # an evaluation has one besides
 _LONGEST = 40  # characters of a name
 _MOST = 20  # metrics of a task; each has a chart
@@ -78,6 +79,16 @@ class Metric:
         return to_learn > 0 and sign * (value - chance) < _LEARNT * to_learn
 
     @property
+    def of_validation(self) -> Metric:
+        """The same number of the validation data; raises `ValueError` for too long a name."""
+        return evolve(self, name=f"{VALIDATION}{self.name}")
+
+    @property
+    def is_of_validation(self) -> bool:
+        """True for a number of the validation data."""
+        return self.name.startswith(VALIDATION)
+
+    @property
     def words(self) -> str:
         """The name as words, such as ``mean error``."""
         return self.name.replace("_", " ")
@@ -97,9 +108,13 @@ class Metric:
 
 
 def check_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """Return `metrics`; raise `ValueError` unless a task can have them."""
+    """Return `metrics`; raise `ValueError` unless a task can have them.
+
+    Those of the validation data are not counted.
+    """
     names = [metric.name for metric in metrics]
-    if not 1 <= len(names) <= _MOST or len(set(names)) < len(names):
+    count = sum(not metric.is_of_validation for metric in metrics)
+    if not 1 <= count <= _MOST or len(set(names)) < len(names):
         raise ValueError(
             f"a task has 1 to {_MOST} metrics with a name each, got {', '.join(names) or 'none'}"
         )
@@ -107,3 +122,9 @@ def check_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 ACCURACY = Metric("accuracy", format=".2%")
+VALIDATION_LOSS = Metric(f"{VALIDATION}loss", better="lower")
+
+
+def with_validation(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Return the `metrics` of a task, the same of the validation data, and its loss."""
+    return (*metrics, *(metric.of_validation for metric in metrics), VALIDATION_LOSS)

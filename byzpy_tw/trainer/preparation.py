@@ -22,16 +22,15 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.records.first_values import use_first_values
+from byzpy_tw.records.initial_values import use_initial_values
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.tasks import ACCURACY, Metric
 from byzpy_tw.tasks.checks import explain_labels_from_one
-from byzpy_tw.tasks.task import chance_of
+from byzpy_tw.tasks.metric import check_metrics, with_validation
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
@@ -60,13 +59,13 @@ class Prepared:
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
-    init: str | None = None  # digest of the first values, where a file gives them
+    init: str | None = None  # digest of the initial values, where a file gives them
     data_root: Path = Path()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics of the run's task."""
-        return tuple(self.trial_outcome.task.metrics)
+        """The metrics of an evaluation."""
+        return self.evaluator.metrics
 
     @property
     def opened(self) -> RunFingerprint:
@@ -143,18 +142,17 @@ def prepare_data(
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)
     outcome.check_initial(model, who := registry.owner("model", config.model))
-    init = use_first_values(config, model, folder, recorded, keep=True)
+    init = use_initial_values(config, model, folder, recorded, keep=True)
     model = model.to(rules.aggregation.device.place)
     attack = _try_attack(config, registry, dimension)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    sample = StatisticsSample.of(model, spec, data)
-    evaluator = Evaluator(model, data, outcome.task, outcome.needs_copies, who, sample)
+    evaluator = Evaluator.of_run(spec, model, data, outcome, who)
     device, sizes = rules.aggregation.device.description, [len(shard) for shard in shards]
     here = environment(registry, probe=probe(), device=device, threads=threads)
     task = parse(task_of(spec, registry, data)).name
     return Prepared(
         data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
-        chance_of(outcome.task, data.test.y), init, root,
+        evaluator.chance(), init, root,
     )  # fmt: skip
 
 
@@ -170,11 +168,19 @@ def _try_model(
         if not hint:
             raise
         raise UnsuitableModel(f"{e}; {hint}") from e
-    check_metric_names(outcome.task.metrics, registry.owner("task", task_of(spec, registry, data)))
+    task = registry.owner("task", task_of(spec, registry, data))
+    check_metric_names(outcome.task.metrics, task, validation=bool(config.validation))
     doubts = [*data.warnings, *data.non_finite(), *outcome.warnings]
     if doubts and config.strict:
         raise UnsuitableData(f"{'; '.join(doubts)} (--strict)")
-    return outcome, [*data.empty(), *doubts, *([hint] if hint else [])]
+    return outcome, [*_empty(data, config), *doubts, *([hint] if hint else [])]
+
+
+def _empty(data: Dataset, config: RunConfig) -> list[str]:
+    """Return a line where there is no test data, else none."""
+    if config.validation and not len(data.test):
+        return [f"{data.name!r} has no test data: only the validation data will be evaluated"]
+    return data.empty()
 
 
 def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:
@@ -186,8 +192,16 @@ def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:
     return getattr(try_attack(make, config.spec(), dimension), "digest", "")
 
 
-def check_metric_names(metrics: Sequence[Metric], who: str) -> None:
-    """Raise `BrokenPlugin` where a metric has the name of another entry, or column, of a record."""
+def check_metric_names(metrics: Sequence[Metric], who: str, *, validation: bool = False) -> None:
+    """Raise `BrokenPlugin` where a metric has the name of another entry, or column, of a record.
+
+    With `validation` each has a second name, of the validation data.
+    """
+    if validation:
+        try:
+            check_metrics(with_validation(metrics))
+        except ValueError as e:
+            raise BrokenPlugin(f"{who}: with --validation: {e}") from e
     taken = {"run", *ROUND_FIELDS, *(name for f in ROUND_FIELDS.values() for name in f.columns)}
     for metric in metrics:
         if metric.name in taken - {ACCURACY.name}:

@@ -31,17 +31,17 @@ from byzpy_tw.events import (
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
+from byzpy_tw.records.final_model import make_final_model
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.resume_hints import how_to_resume
+from byzpy_tw.records.saved_model import save_model
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
-from byzpy_tw.rounds.final_model import make_final_model
 from byzpy_tw.rounds.placement import placement_notices
-from byzpy_tw.rounds.saved_model import save_model
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -194,7 +194,8 @@ class Training:
     def _save_model(self, prepared: Prepared) -> None:
         """Write the model with the final parameters; raises `RunDirectoryError`."""
         config, data, found = self.config, prepared.dataset, prepared.evaluator.parameters.cpu()
-        model = make_final_model(config.spec(), self.registry, data, found, prepared.data_root)
+        spec, root = config.spec(), prepared.data_root
+        model, _ = make_final_model(spec, self.registry, data, found, root)
         try:
             save_model(model, Path(str(config.save_model)))
         except CannotRecord as e:  # but for this, the run is complete
@@ -288,7 +289,7 @@ class Training:
             record["options"], self._recorded_digest = config.result_options, digest
         every, done = config.eval_interval, number + 1
         is_due = done == config.rounds or (every and done % every == 0)
-        if is_due and len(prepared.dataset.test):
+        if is_due and prepared.evaluator.jobs:
             evaluation = await self._evaluate(prepared.evaluator)
             record |= evaluation.entries
             values = {"test_loss": evaluation.loss, **evaluation.metrics}

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import graph
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from byzpy_tw import models
 from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
@@ -22,10 +21,11 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.workers.augmenting import try_augmentation
-from byzpy_tw.workers.data import is_local, make_dataset
+from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
+from byzpy_tw.workers.norm_checks import check_norms
 from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
@@ -119,7 +119,7 @@ def check_model(
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
         sized = models.make_on_meta(factory, {})
-    check_statistics(spec, registry, sized)
+    check_norms(spec, registry, sized)
     _check_size(spec, sized, most_elements, most_working)
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
     if most_working is not None and held > most_working:
@@ -160,27 +160,6 @@ def _check_size(
         raise LimitExceeded(
             f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
             f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
-        )
-
-
-def check_statistics(spec: RunSpec, registry: Registry, model: nn.Module) -> None:
-    """Raise `UnsuitableModel` where BatchNorm in `model` makes no sense in the run."""
-    layers = models.layers_with_statistics(model)
-    if not layers:
-        return
-    name, layer = next(iter(layers.items()))
-    what = f"{registry.owner('model', spec.model)}: {name} is a {type(layer).__name__}"
-    if is_local(registry, spec.partition):
-        raise UnsuitableModel(
-            f"{what}, whose statistics the trainer computes from its own training data, and with "
-            f"--partition {spec.partition} nodes train on other data: use GroupNorm, such as by "
-            "norm=group"
-        )
-    if not isinstance(layer, _InstanceNorm) and 1 in (spec.batch_size, spec.micro_batch_size):
-        raise UnsuitableModel(
-            f"{what}, which normalises by the examples of a micro-batch, and here these hold one "
-            f"(--batch-size {spec.batch_size}, --micro-batch-size {spec.micro_batch_size}): use "
-            "larger ones, or GroupNorm"
         )
 
 

@@ -32,10 +32,10 @@ from byzpy_tw.tasks import Task
 from byzpy_tw.vectors import exact_norm
 from byzpy_tw.workers.augmenting import augment_examples, draw_numbers
 from byzpy_tw.workers.batch_order import BatchOrder, batch_length
-from byzpy_tw.workers.batch_parts import cut_batch
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
-from byzpy_tw.workers.memory import explain_out_of_memory
+from byzpy_tw.workers.micro_batch import cut_batch
+from byzpy_tw.workers.out_of_memory import explain_out_of_memory
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
@@ -94,7 +94,7 @@ class MicroBatches:
     _places: Sequence[slice] = field(init=False)  # of the parts in the batch
 
     @_places.default
-    def _slices(self) -> Sequence[slice]:
+    def _cut_batch(self) -> Sequence[slice]:
         length = batch_length(len(self.shard), self.round, self.spec)
         return cut_batch(length, self.spec.micro_batch_size, join_single=self.join_single)
 

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models, object_state
-from byzpy_tw.workers.batch_order import KEEP
-from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, nearly_equal
 
 
@@ -20,18 +18,6 @@ def quote_names(names: Sequence[str]) -> str:
     """Return the first three of `names`, quoted, and the number of the others."""
     shown = ", ".join(map(repr, names[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def check_single(model: nn.Module, spec: RunSpec, shards: Sequence[Any]) -> str:
-    """Refuse BatchNorm where the last batch of an epoch has a single example."""
-    sizes = [len(shard) for shard in shards if len(shard) % spec.batch_size == 1]
-    if spec.batches != KEEP or not sizes or not models.normalises_by_batch(model):
-        return ""
-    return (
-        f"it normalises by the examples of a batch, and with --batches {KEEP} a shard of "
-        f"{sizes[0]} examples ends in a batch of one: use --batches epochs, or another "
-        f"--batch-size than {spec.batch_size}"
-    )
 
 
 def check_aliases(model: nn.Module) -> str:
@@ -58,7 +44,7 @@ def check_aliases(model: nn.Module) -> str:
                 return (
                     f"{path} is a view of parameter {name!r} that was taken when the model "
                     "was made: a run keeps parameters in memory of its own, and the view "
-                    "would keep the first values; take it in forward()"
+                    "would keep the initial values; take it in forward()"
                 )
     return ""
 

@@ -40,8 +40,9 @@ from byzpy_tw.tasks import Task
 from byzpy_tw.workers import model_checks as checks
 from byzpy_tw.workers.augmenting import augment_examples
 from byzpy_tw.workers.loss import as_one_tensor, compute_outputs, loss_and_gradient
-from byzpy_tw.workers.memory import explain_out_of_memory
 from byzpy_tw.workers.model_checks import quote_names
+from byzpy_tw.workers.norm_checks import check_last_batches
+from byzpy_tw.workers.out_of_memory import explain_out_of_memory
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.task_trial import choose_examples, try_task
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, TrialDigests, is_finite
@@ -67,7 +68,7 @@ class TrialOutcome:
     warnings: tuple[str, ...] = ()  # for the user
 
     def check_initial(self, model: nn.Module, who: str) -> None:
-        """Raise `UnsuitableModel` if another model of the same seed has other first values."""
+        """Raise `UnsuitableModel` if another model of the same seed has other initial values."""
         if tuple(map(tensor_digest, model.parameters())) != self.initial:
             raise UnsuitableModel(f"{who}: {_UNSEEDED}")
 
@@ -98,7 +99,7 @@ def try_model(
                 try_task(task, *new().task_batches())
             trial = new()
             constants = models.digests_of_constants(trial.model)
-            trial._refuse(checks.check_single(trial.model, spec, shards))
+            trial._refuse(check_last_batches(trial.model, spec, shards))
             keeps, first, initial = trial.run(), trial.first, trial.initial
             del trial  # its memory, before another takes as much
             if keeps:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -69,18 +70,30 @@ def to_float32(outputs: Any) -> Any:
 
 @define(eq=False)
 class _Multiplication:
-    """torch's setting for float32 matrices on GPUs, held by any number of threads that agree."""
+    """torch's setting for float32 matrices on GPUs, held by any number of threads that agree.
+
+    Threads enter in the order in which they come, so those of one kind do not keep out the other.
+    """
 
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
+    _queue: deque[object] = field(factory=deque, init=False)  # those that wait
     _holders: int = field(default=0, init=False)
     _tf32: bool = field(default=False, init=False)
 
     @contextmanager
     def hold(self, tf32: bool) -> Iterator[None]:
+        turn = object()
         with self._changed:
-            self._changed.wait_for(lambda: not self._holders or self._tf32 is tf32)
-            self._set(tf32)
-            self._holders += 1
+            self._queue.append(turn)
+            try:
+                self._changed.wait_for(
+                    lambda: self._queue[0] is turn and (not self._holders or self._tf32 is tf32)
+                )
+                self._set(tf32)
+                self._holders += 1
+            finally:
+                self._queue.remove(turn)
+                self._changed.notify_all()
         try:
             yield
         finally:

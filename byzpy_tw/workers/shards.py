@@ -13,23 +13,28 @@ from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.validation import training_indices
 
 
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
+    What is kept aside for validation is in none of them: the partition cuts the rest.
     A partition's `byzantine_shards` further ones are for Byzantine nodes (`shard_of`).  A plugin's
     partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
+    kept = training_indices(spec, data)
+    foreign = registry.is_foreign("partition", spec.partition)
+
     def cut() -> list[np.ndarray]:
         partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
-        stream = seeds.stream(spec.seed, "partition")
-        found = partition(_targets_for(partition, spec, data), spec.shards, stream)
-        return [np.asarray(shard, dtype=np.int64) for shard in found]
+        stream = seeds.stream(spec.split_seed, "partition")
+        targets = _targets_for(partition, spec, data, kept, foreign)
+        found = (np.asarray(s, dtype=np.int64) for s in partition(targets, spec.shards, stream))
+        return list(found) if kept is None else [kept[shard] for shard in found]
 
     shards = cut()
-    foreign = registry.is_foreign("partition", spec.partition)
     if foreign and not all(map(np.array_equal, shards, cut())):
         raise BrokenPlugin(
             f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked again: "
@@ -38,8 +43,13 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
     return shards
 
 
-def _targets_for(partition: Any, spec: RunSpec, data: Dataset) -> np.ndarray:
-    """Return what `partition` cuts by; raises `UnsuitableData` where the data has no such thing."""
+def _targets_for(
+    partition: Any, spec: RunSpec, data: Dataset, kept: np.ndarray | None, foreign: bool
+) -> np.ndarray:
+    """Return what `partition` cuts by, of the examples that are `kept`, or all.
+
+    Raises `UnsuitableData` where the data has no such thing.
+    """
     if getattr(partition, "by_node", False):
         if data.nodes is None:
             raise UnsuitableData(
@@ -47,9 +57,27 @@ def _targets_for(partition: Any, spec: RunSpec, data: Dataset) -> np.ndarray:
                 f"{data.name!r} names none: add an array node_train, Dataset(nodes=...), or use "
                 "another --partition"
             )
-        return data.nodes.numpy()
+        nodes = data.nodes.numpy()
+        return nodes if kept is None else _kept_nodes(nodes, kept, spec)
     y = data.labels
-    return (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
+    if kept is not None and y.ndim > 1 and not foreign:
+        # No built-in partition looks at more than their number, and they may be a mapped file
+        # of any size.
+        y, kept = y[: len(kept)], None
+    targets = (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
+    return targets if kept is None else targets[kept]
+
+
+def _kept_nodes(nodes: np.ndarray, kept: np.ndarray, spec: RunSpec) -> np.ndarray:
+    """Return the node of each example that is kept; raises `UnsuitableData` for a node of none."""
+    found = nodes[kept]
+    if len(lost := np.setdiff1d(nodes, found)):
+        raise UnsuitableData(
+            f"--validation {spec.validation:g} keeps aside every example of {len(lost)} of the "
+            f"data's nodes, such as node {lost[0]} with {np.count_nonzero(nodes == lost[0])}: use "
+            "a smaller share, another --data-seed, or data with more examples of each node"
+        )
+    return found
 
 
 def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:

@@ -60,6 +60,10 @@ class RunSpec:
         parameters.optional(parameters.real_in(above=0, most=1e30)), default=None, added=True
     )
     precision: str = _field(parameters.one_of(*PRECISIONS), default="float32", added=True)
+    data_seed: int | None = _field(
+        parameters.optional(parameters.integer_in(0, 2**63 - 1)), default=None, added=True
+    )
+    validation: float = _field(parameters.real_in(0, below=1), default=0.0, added=True)
 
     def __attrs_post_init__(self) -> None:
         if self.replacement and self.batches != "draws":
@@ -69,6 +73,11 @@ class RunSpec:
     def byzantine(self) -> int:
         """The number of Byzantine nodes."""
         return self.n - self.shards
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the partition, and of the choice of the validation data."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def newer_fields(self) -> set[str]:
         """Return the names of those added after 0.1 that are not at their default."""

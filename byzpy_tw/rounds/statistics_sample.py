@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from byzpy_tw import models, seeds
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.workers.batch_parts import cut_batch
+from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.validation import training_indices
 
 # Examples of a run, drawn once by its seed: enough for the mean of a layer of single numbers to
 # be within 2 % of its deviation, and fewer than most test data have, which takes as long.
@@ -33,7 +34,9 @@ class StatisticsSample:
         """Return the sample of a run; one without parts where `model` needs no statistics."""
         if not models.needs_statistics(model):
             return cls(())
-        order = seeds.stream(spec.seed, "statistics").permutation(len(data.train))
-        chosen = torch.from_numpy(order[:MOST_EXAMPLES])
+        kept = training_indices(spec, data)
+        count = len(data.train) if kept is None else len(kept)
+        order = seeds.stream(spec.seed, "statistics").permutation(count)[:MOST_EXAMPLES]
+        chosen = torch.from_numpy(order if kept is None else kept[order])
         most = min(spec.micro_batch_size, spec.batch_size)
         return cls(tuple(chosen[c] for c in cut_batch(len(chosen), most, join_single=True)))

@@ -1,4 +1,4 @@
-"""The first values of a run's parameters, where a file gives them (``--init``).
+"""The initial values of a run's parameters, where a file gives them (``--init``).
 
 They are kept in the run's folder, so that a run is resumed and verified without that file.
 """
@@ -24,7 +24,7 @@ from byzpy_tw.vectors import sha256_of
 FILE = "init.safetensors"  # in a run's folder
 
 
-def identify_first_values(config: RunConfig) -> RunConfig:
+def identify_initial_values(config: RunConfig) -> RunConfig:
     """Return `config` with the SHA-256 of the file of ``--init``, before a run has a folder.
 
     Raises `ConfigError` where the file is none of values, or has another digest than it must have.
@@ -51,7 +51,7 @@ def _check_digest(path: Path, wanted: str | None) -> str:
     return found
 
 
-def use_first_values(
+def use_initial_values(
     config: RunConfig,
     model: nn.Module,
     folder: Path | None,
@@ -78,7 +78,7 @@ def use_first_values(
     if not begun and config.init_sha256 is not None:  # it may have been replaced meanwhile
         _check_digest(given, config.init_sha256)
     error = RunDirectoryError if path == kept else ConfigError
-    values = models.read_first_values(model, path, error)
+    values = models.read_initial_values(model, path, error)
     digest = sha256_of(*values.values())
     if begun and recorded["init"] != digest:
         raise RunDirectoryError(

@@ -12,7 +12,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.evaluator import Evaluator
-from byzpy_tw.rounds.norm_statistics import StatisticsSample
+from byzpy_tw.rounds.statistics_sample import StatisticsSample
 from byzpy_tw.workers.building import make_model
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.tasks import make_task
@@ -20,8 +20,10 @@ from byzpy_tw.workers.tasks import make_task
 
 def make_final_model(
     spec: RunSpec, registry: Registry, data: Dataset, parameters: Tensor, root: Path | None = None
-) -> nn.Module:
+) -> tuple[nn.Module, bool]:
     """Return the model of `spec` with the ``(d,)`` `parameters`, as its factory makes it.
+
+    The second value is true where the values of `data` were used.
 
     Statistics of BatchNorm are computed anew from `data`, as in the run: they have the bits that
     the run evaluated with.
@@ -29,9 +31,10 @@ def make_final_model(
     model = make_model(spec, registry, data, plain=True, root=root)
     leaves = [leaf for _, leaf in models.trained_parameters(model)]
     vector_to_parameters(parameters.clone(), leaves)
-    for name, found in final_statistics(spec, registry, data, parameters, root).items():
+    statistics = final_statistics(spec, registry, data, parameters, root)
+    for name, found in statistics.items():
         model.get_buffer(name).copy_(found)
-    return model
+    return model, bool(statistics)
 
 
 def final_statistics(
