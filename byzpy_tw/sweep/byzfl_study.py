@@ -74,10 +74,10 @@ def read_byzfl(table: Any, given: Collection[str] = ()) -> Study:
     if len(seeds) > MOST_RUNS:
         raise ConfigError(f"benchmark_config: {len(seeds)} seeds; a sweep has at most {MOST_RUNS}")
     options, axes = factor(rows)
-    more, axis = _seed_axis(tuple(seeds), given)
+    seed_options, seed_axes = _seed_axes(seeds, given)
     return Study(
-        options=with_location({**options, **more}),
-        axes=(*axes, *axis),
+        options=with_location({**options, **seed_options}),
+        axes=(*axes, *seed_axes),
         selection=_selection(axes, options),
         differences=tuple(find_differences(settings, rows)),
     )
@@ -153,16 +153,12 @@ def _seeds(setting: Settings) -> Iterator[tuple[int, int]]:
         yield from ((first + i, data + more) for i in range(count))
 
 
-def _seed_axis(
-    seeds: tuple[tuple[int, int], ...], given: Collection[str]
+def _seed_axes(
+    seeds: Collection[tuple[int, int]], given: Collection[str]
 ) -> tuple[dict[str, int], list[Axis]]:
-    """Return the options and the axis of the pairs `seeds`: two seeds vary as one repetition."""
-    left = [name for name in ("seed", "data_seed") if name not in given]
+    """Return the options and the axes of the pairs `seeds`, of the training and of the data."""
     points = [dict(zip(("seed", "data_seed"), pair, strict=True)) for pair in seeds]
-    shared, axes = factor([{name: point[name] for name in left} for point in points])
-    if len(axes) > 1:
-        axes = [Axis(("seed", "data_seed"), seeds)]
-    return shared, axes
+    return factor([{n: value for n, value in point.items() if n not in given} for point in points])
 
 
 def _repeated(setting: Settings, key: str) -> int:
