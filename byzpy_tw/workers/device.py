@@ -89,9 +89,12 @@ class Cuda:
 CPU = Cpu()
 
 
-def put_batch(device: Device, batch: Batch) -> Batch:
-    """Return `batch` of the CPU on `device`, by its `put`."""
-    return map_tensors(lambda tensor: device.put(tensor)[0], batch)
+def put_batches(device: Device, *batches: Batch) -> Sequence[Batch]:
+    """Return `batches` of the CPU on `device`, by one `put` where each is one tensor."""
+    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
+    if len(tensors) == len(batches):
+        return device.put(*tensors)
+    return [map_tensors(lambda tensor: device.put(tensor)[0], batch) for batch in batches]
 
 
 def _open_cpu(index: int) -> Device:

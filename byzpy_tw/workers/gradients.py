@@ -32,7 +32,7 @@ from byzpy_tw.tasks import Task
 from byzpy_tw.vectors import exact_norm
 from byzpy_tw.workers.augmenting import augment_examples, draw_numbers
 from byzpy_tw.workers.batch_order import BatchOrder, batch_length
-from byzpy_tw.workers.device import Device, put_batch
+from byzpy_tw.workers.device import Device, put_batches
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.out_of_memory import explain_out_of_memory
@@ -135,8 +135,9 @@ class MicroBatches:
             examples = augment_examples(self.dataset, examples, self.numbers[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
-            inputs = put_batch(self.device, self.dataset.inputs(examples))
-            targets = put_batch(self.device, cut(self.targets, place))
+            inputs, targets = put_batches(
+                self.device, self.dataset.inputs(examples), cut(self.targets, place)
+            )
             loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, targets, self.task, self.weight,
                 lambda: seeds.torch_seed(*stream), self.who, spec.precision,
