@@ -78,14 +78,18 @@ class PagesTests(SynchronousTestCase):
                     self.assertEqual(getattr(rule, method)(n) is None, holds, (entry.name, n, f))
 
     def test_every_word_is_listed(self) -> None:
-        """A parameter that takes words is shown with all of them, the default first."""
+        """A parameter that takes words is shown with all of them, after or with the default."""
         page, seen = PAGES["names.md"].replace("\\|", "|"), 0
         for entry in load(only=()).entries():
             for parameter in entry.parameters.values():
                 if parameter.words:
                     seen += 1
-                    self.assertEqual(parameter.words[0], parameter.default)
-                    self.assertIn(f"`{parameter.name}={'|'.join(parameter.words)}`", page)
+                    shown = list(parameter.words)
+                    if parameter.default is None:
+                        shown.insert(0, "none")
+                    else:
+                        self.assertEqual(shown[0], parameter.default)
+                    self.assertIn(f"`{parameter.name}={'|'.join(shown)}`", page)
                     self.assertEqual(list(parameter.meanings), parameter.words, entry.name)
                     for word in parameter.words:
                         self.assertIn(f"| `{entry.name}` | `{parameter.name}={word}` |", page)

@@ -186,9 +186,9 @@ class Evaluator:
 
     def add_up(self, shares: Sequence[EvaluationShare]) -> Evaluation:
         """Return the evaluation that `shares`, in order, add up to."""
-        found = self._add_up(shares[: self._test_jobs], "test")
         if not len(self.validation):
-            return found
+            return self._add_up(shares, "test")
+        found = self._add_up(shares[: self._test_jobs], "test")
         aside = self._add_up(shares[self._test_jobs :], "validation")
         more = {f"{VALIDATION}{name}": value for name, value in aside.metrics.items()}
         loss = aside.loss if math.isfinite(aside.loss) else None
