@@ -3,6 +3,8 @@
     python benchmarks/kernels.py [--shapes 20x421642,...] [--rules median,nnm+krum,...]
         [--peers DIRECTORY] [--turns 2] [--no-peers]
         [--away 1]
+    python benchmarks/kernels.py --once [--shapes 20x421642] [--rules median,krum,...]
+        [--threads 1]
 
 The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
 and one weighted sum, ``w @ X``, in the same run.  Times are medians, in milliseconds,
@@ -20,6 +22,14 @@ The rows are normal numbers, and one vector of normal numbers times ``--away`` a
 all of them; with ``--away 1000`` they are near each other for how far they are from the
 origin, so that ours read them twice for their inner products.
 
+With ``--once`` each call comes after 50 milliseconds of other work, which allocates and frees
+tensors of up to 8 MB: a rule as a script has it, not one in a loop.  By turns with it, and in the
+same way, come the floor and ``torch.mean``; medians of 30.  Geometric and coordinate-wise rules are
+compared with the floor, `mean` with ``torch.mean``.  "loop" is the ratio of the same calls in a
+loop, "cpu" that of the processor time, and "faults" the pages that one call takes from the system.
+With ``--threads 1`` the processor time says something also while other programs use the cores:
+torch's own threads wait for each other by spinning.
+
 Where the peers are not installed beside this package, name a directory made with
 ``pip install --no-deps --target DIRECTORY byzpy==0.1.4 byzfl==0.0.11`` and what
 they import (cloudpickle, scipy).
@@ -29,6 +39,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import resource
 import subprocess
 import sys
 import time
@@ -53,6 +65,7 @@ HOPELESS = 60.0  # seconds; one that would take longer is not made
 ROUNDS, FEW = 7, 3
 LONG = 4.0  # seconds of rounds, where that is more than so many
 SETTLED = 0.02  # seconds after another call's turns
+ONCE = 30  # calls of each, with --once
 
 Rule = Callable[[Tensor], Any]
 Makers = dict[str, Callable[[int, int], Rule]]
@@ -183,6 +196,78 @@ def row(name: str, call: Callable[[], Any], counted: int) -> list[float]:
     return times
 
 
+def other_work(draw: random.Random) -> None:
+    """Fifty milliseconds of what a script does between two calls of a rule."""
+    end, kept = time.perf_counter() + 0.05, []
+    while time.perf_counter() < end:
+        kept.append(torch.rand(draw.choice((1_000, 30_000, 300_000, 2_000_000))) * 2)
+        if len(kept) > 8:
+            kept.pop(draw.randrange(8))
+
+
+def clocked(call: Callable[[], Any]) -> dict[str, float]:
+    """The milliseconds, those of the processor and the page faults of one call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    cpu, begun = time.process_time(), time.perf_counter()
+    call()
+    ended, spent = time.perf_counter(), time.process_time()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return {"once": 1e3 * (ended - begun), "cpu": 1e3 * (spent - cpu), "faults": faults}
+
+
+def called_once(name: str, n: int, d: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Medians of the rule, of its floor and of ``torch.mean``, each after other work."""
+    torch.manual_seed(0)
+    matrix, weights = torch.randn(n, d) + args.away * torch.randn(d), torch.rand(n)
+    rule, draw = ours(n, n // 5)[name], random.Random(0)
+    calls: dict[str, Callable[[], Any]] = {
+        "gram": lambda: matrix @ matrix.T,
+        "sum": lambda: weights @ matrix,
+        "torch.mean": lambda: matrix.mean(dim=0),
+        "ours": lambda: rule(matrix),
+    }
+    found: dict[str, list[dict[str, float]]] = {which: [] for which in calls}
+    for turn in range(ONCE + 1):
+        for which, call in calls.items():
+            other_work(draw)
+            one = clocked(call)
+            call()
+            one["loop"] = clocked(call)["once"]
+            if turn:  # the first loads and starts things
+                found[which].append(one)
+    return {
+        which: {key: median(one[key] for one in ones) for key in ones[0]}
+        for which, ones in found.items()
+    }
+
+
+def report_once(n: int, d: int, args: argparse.Namespace) -> None:
+    rules = ours(n, n // 5)
+    print(f"\nn={n} d={d} f={n // 5}, {torch.get_num_threads()} threads, called once, medians")
+    print(f"{'rule':34}{'ms':>9}{'base':>9}{'x base':>9}{'cpu':>9}{'loop':>9}{'faults':>9}  base")
+    for name in args.rules.split(",") if args.rules else rules:
+        if rules[name].computable(n) is not None:
+            continue
+        command = [
+            sys.executable, __file__, "--row", name, "--once", "--shapes", f"{n}x{d}",
+            "--away", str(args.away), "--threads", str(torch.get_num_threads()),
+        ]  # fmt: skip
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(answer.stdout)
+        bases = ("torch.mean",) if name == "mean" else ("gram", "sum")
+        ratio = {
+            key: found["ours"][key] / sum(found[base][key] for base in bases)
+            for key in ("once", "cpu", "loop")
+        }
+        took = sum(found[base]["once"] for base in bases)
+        print(
+            f"{name:34}{found['ours']['once']:9.1f}{took:9.1f}{ratio['once']:9.2f}"
+            f"{ratio['cpu']:9.2f}{ratio['loop']:9.2f}{found['ours']['faults']:9.0f}  "
+            f"{' + '.join(bases)}",
+            flush=True,
+        )
+
+
 def extra_memory(rule: str, n: int, d: int) -> float:
     """The most memory that a call adds, less its result, as a share of the input."""
     answer = subprocess.run(
@@ -279,12 +364,14 @@ def report(n: int, d: int, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shapes", default=SHAPES)
+    parser.add_argument("--shapes")
     parser.add_argument("--rules", default="")
     parser.add_argument("--peers", default="")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--away", type=float, default=1.0)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--threads", type=int, help="torch's threads (default: its own)")
     parser.add_argument("--with-memory", action="store_true")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -292,10 +379,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.peers:
         sys.path.append(args.peers)
-    for shape in args.shapes.split(","):
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for shape in (args.shapes or ("20x421642" if args.once else SHAPES)).split(","):
         n, d = map(int, shape.split("x"))
         if args.memory:
             print(measure_memory(args.memory, n, d))
+        elif args.once:
+            if args.row:
+                print(json.dumps(called_once(args.row, n, d, args)))
+            else:
+                report_once(n, d, args)
         elif args.row:
             against = args.against.split(",") if args.against else []
             print(json.dumps(turns(args.row, n, d, against, args)))

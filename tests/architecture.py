@@ -20,7 +20,7 @@ GROUPS = (
     ("commands", ("cli", "scaffold", "testing", "sweep", "api")),
     ("shells", ("trainer", "server")),
     ("outputs", ("output",)),
-    ("connection", ("protocol", "transports", "scheduling")),
+    ("connection", ("protocol", "transports", "scheduling", "processes")),
     ("records", ("audit", "records", "report")),
     ("decisions", ("rounds",)),
     ("algorithms", ("algorithms",)),

@@ -207,7 +207,7 @@ class ServerTests(SynchronousTestCase):
         """A run's own servers import nothing that the trainer does not."""
         servers = LocalServers(1, Path("d"), Path("l"), None, None, disabled=(ILL, "b"))
         self.assertEqual(
-            servers._command(0)[-4:], ["--disable-plugin", ILL, "--disable-plugin", "b"]
+            servers._program(0).words[-4:], ("--disable-plugin", ILL, "--disable-plugin", "b")
         )
 
 

@@ -159,8 +159,8 @@ class TrainersTests(SynchronousTestCase):
     def test_servers_on_its_machine(self) -> None:
         """They are started with it."""
         servers: Any = LocalServers(1, Path("d"), Path("l"), None, None, device="cuda:1")  # type: ignore
-        command = servers._command(0)
-        self.assertEqual(command[command.index("--device") + 1], "cuda:1")
+        words = servers._program(0).words
+        self.assertEqual(words[words.index("--device") + 1], "cuda:1")
 
     def test_the_rules(self) -> None:
         """Rows go to the trainer's device, and the parameters come from it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.aggregators import Krum
-from byzpy_tw.errors import SearchTooLarge
+from byzpy_tw.aggregators import Krum, Mean, Median, TrimmedMean
+from byzpy_tw.errors import SearchTooLarge, TooManyRefused
 from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
 from byzpy_tw.kernels import combinations as sums
+from byzpy_tw.kernels.combine import mean_of_moderate_rows
 from byzpy_tw.kernels.distances import squared_distances
-from byzpy_tw.kernels.gram import RUN_LENGTH, SAMPLE, norms_from
+from byzpy_tw.kernels.gram import RUN_LENGTH, SAMPLE, norms_from, surely_below
 from byzpy_tw.kernels.multiply import inner_products
 from byzpy_tw.kernels.networks import sorting_network
 from byzpy_tw.kernels.parallel import (
@@ -29,6 +31,7 @@ from byzpy_tw.kernels.parallel import (
     threads,
 )
 from byzpy_tw.kernels.search import MOST_STEPS, VertexCover, minimum_diameter_subset
+from byzpy_tw.vectors import NORM_LIMIT
 
 
 def distances(matrix: torch.Tensor) -> torch.Tensor:
@@ -239,6 +242,75 @@ class CombinationTests(SynchronousTestCase):
         self.assertTrue(torch.equal(got, matrix[2]))
         got.zero_()
         self.assertFalse(torch.equal(got, matrix[2]))
+
+
+class ModerateRowsTests(SynchronousTestCase):
+    """Rows that are surely accepted, without their norms."""
+
+    def setUp(self) -> None:
+        torch.manual_seed(7)
+
+    def matrix(self, n: int, d: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        made = (torch.randn(n, d) * 10.0 ** torch.randint(-6, 6, (1, d))).to(dtype)
+        made[:, ::7] = 0.0
+        made[:, ::11] *= -1.0  # zeros of both signs
+        return made
+
+    def test_the_mean_has_the_same_bits(self) -> None:
+        """The mean in one reading is the weighted sum to the bit, for any shape and threads."""
+        for n, d in (
+            (2, 1),
+            (3, 1023),
+            (10, 16_385),
+            (20, 150_001),
+            (33, 421_642 // 4),
+            (64, 9000),
+        ):
+            for dtype in (torch.float32, torch.float64):
+                matrix = self.matrix(n, d, dtype)
+                for rows in (matrix, torch.cat([matrix] * 4, dim=1)[:, 3 : d + 3]):
+                    wanted = combination(rows, torch.full((n,), 1 / n, dtype=torch.float64))
+                    for count in (1, 2):
+                        with thread_limit(count):
+                            found = mean_of_moderate_rows(rows, NORM_LIMIT)
+                        assert found is not None
+                        bits = torch.int64 if dtype == torch.float64 else torch.int32
+                        self.assertTrue(torch.equal(found.view(bits), wanted.view(bits)), (n, d))
+        for odd in (matrix[:1], matrix.T, matrix.to(torch.float16)):
+            self.assertIsNone(mean_of_moderate_rows(odd, NORM_LIMIT))
+
+    def test_rows_that_may_be_refused(self) -> None:
+        """NaN, infinities and large numbers show, wherever they are and whatever cancels them."""
+        for value in (float("nan"), float("inf"), -float("inf"), 1.1e18, -1.1e18, 3e38):
+            for row, column in ((0, 0), (4, 29_999), (2, 17_000)):
+                matrix = torch.randn(5, 30_000)
+                matrix[row, column] = value
+                if abs(value) < 1e38:  # the mean of that coordinate is zero
+                    matrix[(row + 1) % 5, column] = -value
+                self.assertIsNone(mean_of_moderate_rows(matrix, NORM_LIMIT), (value, row, column))
+                self.assertFalse(surely_below(matrix, NORM_LIMIT), (value, row, column))
+        many = torch.full((4, 40_000), 0.9e16)  # a norm of 1.8e18
+        many[1] = many[3] = -0.9e16
+        self.assertIsNone(mean_of_moderate_rows(many, NORM_LIMIT))
+        self.assertFalse(surely_below(many, NORM_LIMIT))
+
+    def test_usual_rows(self) -> None:
+        """Rows as training has them are found to be moderate."""
+        for size in (1e-30, 1.0, 1e9):
+            matrix = size * torch.randn(20, 150_000)
+            self.assertTrue(surely_below(matrix, NORM_LIMIT))
+            self.assertIsNotNone(mean_of_moderate_rows(matrix, NORM_LIMIT))
+        self.assertFalse(surely_below(matrix[:, :9], NORM_LIMIT))  # strided: it does not know
+
+    def test_rules_refuse_what_they_did(self) -> None:
+        """Rules that need no norms refuse and leave out the same rows as others."""
+        huge = torch.randn(7, 300)
+        huge[2, 5], huge[3, 5] = 2e18, -2e18
+        rules: tuple[Any, ...] = (Mean, Median, TrimmedMean)
+        for rule in rules:
+            self.assertRaises(TooManyRefused, rule(f=1), huge)
+            left = huge[[0, 1, 4, 5, 6]]
+            self.assertTrue(torch.equal(rule(f=2)(huge), rule(f=0)(left)), rule)
 
 
 class NetworkTests(SynchronousTestCase):

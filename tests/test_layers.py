@@ -49,7 +49,7 @@ ORDER = (
     ("records",),
     ("audit", "report"),
     # No Twisted at or below this line.
-    ("scheduling",),
+    ("processes", "scheduling"),
     ("transports",),
     ("protocol",),
     ("output",),

@@ -34,6 +34,12 @@ def server_pids(path: Path) -> list[int]:
     return found
 
 
+def parent_of(pid: int) -> int:
+    """The process that forked `pid`."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 @pytest.mark.slow
 class LeavesNothingBehindTests(TestCase):
     """However a run ends, no server outlives it."""
@@ -45,6 +51,10 @@ class LeavesNothingBehindTests(TestCase):
         training.wait_for("accuracy")
         pids = server_pids(path)
         self.assertEqual(len(pids), 2)
+        (warm,) = set(map(parent_of, pids))  # forked by one process, which computes nothing
+        self.assertEqual(len(os.listdir(f"/proc/{warm}/task")), 1)
+        self.assertEqual(parent_of(warm), training.popen.pid)
+        pids.append(warm)
         self.addCleanup(lambda: [gone(p, 0) or os.kill(p, signal.SIGKILL) for p in pids])
         return training, path, pids
 
@@ -68,7 +78,7 @@ class LeavesNothingBehindTests(TestCase):
         self.assert_gone(pids)
 
     def test_after_kill_9(self) -> None:
-        """Servers notice that their trainer was killed, and stop."""
+        """Servers and the warm parent notice that their trainer was killed, and stop."""
         training, _, pids = self.under_way()
         training.signal(signal.SIGKILL)
         training.wait(60)

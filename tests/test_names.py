@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "byzpy_tw"
 KEPT = ROOT / "tests" / "plugins_0_1"  # as it was written
 # Where code stands whose docstrings are read here.
-FOLDERS = ("byzpy_tw", "tests", "benchmarks", "scripts", "plugins", "docs", "twisted")
+FOLDERS = tuple("byzpy_tw tests benchmarks scripts plugins docs reproductions twisted".split())
 RIDDLES = frozenset("What Whether Whoever Of Nor Those Which Who That".split())
 
 

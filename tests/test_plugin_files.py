@@ -353,7 +353,7 @@ class OnServersTests(SynchronousTestCase):
     def test_local_servers_get_the_trainer_s(self) -> None:
         """By their absolute paths."""
         servers = LocalServers(1, Path("d"), Path("l"), None, None, plugin_files=(Path("/a/b.py"),))
-        self.assertEqual(servers._command(0)[-2:], ["--plugin", "/a/b.py"])
+        self.assertEqual(servers._program(0).words[-2:], ("--plugin", "/a/b.py"))
 
 
 class RecordedRunTests(SynchronousTestCase):

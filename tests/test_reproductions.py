@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections import defaultdict
 from importlib import import_module
 from typing import Any
@@ -16,12 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from byzpy_tw import Context, seeds
 from byzpy_tw.algorithms import Dsgd, State
 from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.config.merge import OPTIONS
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.records.folder import read_run
-from byzpy_tw.testing.properties import aggregator_tests
+from byzpy_tw.sweep.plan import value_text
+from byzpy_tw.sweep.study import Study
+from byzpy_tw.sweep.study_file import read_study
+from byzpy_tw.testing.properties import aggregator_tests, attack_tests, partition_tests
 from byzpy_tw.trainer.run import prepare_run, run_prepared
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
@@ -35,23 +38,13 @@ OURS: Any = PLUGIN.run()
 TABLES = ("bucketing", "byzfl_heat_map", "mimic")
 
 
-def options(table: str, *, first: bool = True) -> dict[str, Any]:
-    """The options of a study file: of an axis the `first` value, or all."""
-    study = tomllib.loads((FOLDER / f"{table}.toml").read_text(encoding="utf-8"))
-    study.pop("sweep")
-    found = {}
-    for key, value in study.items():
-        several = isinstance(value, list) and key != "plugin"
-        if key == "pre-aggregator":
-            several = isinstance(value[0], list)
-        found[key.replace("-", "_")] = value[0] if several and first else value
-    return found
+def study(table: str) -> Study:
+    return read_study(FOLDER / f"{table}.toml")
 
 
-def texts(value: Any) -> list[str]:
-    """Values of an option as results have them."""
-    values = value if isinstance(value, list) else [value]
-    return [(" | ".join(v) or "none") if isinstance(v, list) else str(v) for v in values]
+def options(table: str) -> dict[str, Any]:
+    """The options of the first run of a study."""
+    return next(study(table).points())
 
 
 def registry() -> Registry:
@@ -65,6 +58,9 @@ def rows(n: int, d: int = 40, seed: int = 0) -> torch.Tensor:
 
 RuleTests = aggregator_tests(OURS.FourthPowerKrum, f=1)
 WeiszfeldLawsTests = aggregator_tests(OURS.Weiszfeld, f=1)
+ShardsTests = partition_tests(OURS.LabelOrder)
+AlikeShardsTests = partition_tests(OURS.LabelOrder, alike=True, name="alike")
+MimicTests = attack_tests(OURS.FirstMimic)
 
 
 class BucketingTests(SynchronousTestCase):
@@ -101,7 +97,7 @@ class BucketingTests(SynchronousTestCase):
 
     def test_byzantine_nodes_send_a_tenth(self) -> None:
         """Honest momenta become ten times a gradient; Byzantine nodes send the gradient."""
-        config = RunConfig(**options("bucketing"), in_process=True)
+        config = RunConfig(**options("bucketing"))
         algorithm = OURS.Undampened(config, resolve_rules(config, registry()))
         state, gradient = State(0, torch.zeros(3)), torch.tensor([1.0, -2.0, 0.5])
         for round in range(120):
@@ -144,7 +140,7 @@ class BucketingTests(SynchronousTestCase):
     def test_byzantine_nodes_draw_from_everything(self) -> None:
         """Their shard is the partition's last one, not that of an honest node."""
         words = {**options("bucketing"), "dataset": "mnist5k", "model": "logreg"}
-        spec = RunConfig(**words, in_process=True).spec()
+        spec = RunConfig(**words).spec()
         host = build_host(spec, registry(), data_root=None)
         for node in (0, 20, 24):
             attack = None if node < 20 else "sign-flip:of=own"
@@ -187,13 +183,13 @@ class ByzFLTests(SynchronousTestCase):
         for _ in range(3):
             pull = 1 / (points.double() - at).norm(dim=1).clamp(min=0.1)
             at = (pull[:, None] * points.double()).sum(dim=0) / pull.sum()
-        [text] = [t for t in options("byzfl_heat_map", first=False)["aggregator"] if ":" in t]
+        _, text = study("byzfl_heat_map").values_of("aggregator")
         found = build_pipeline(registry(), text, f=4)(points)
         self.assertTrue(torch.allclose(found.double(), at, atol=1e-6))
 
     def test_momentum_is_dampened(self) -> None:
         """m = .9 m + .1 g from zero, decay on the server, f the number of attackers."""
-        config = RunConfig(**options("byzfl_heat_map"), f=1, in_process=True)
+        config = RunConfig(**options("byzfl_heat_map"))
         rules = resolve_rules(config, registry())
         state, gradient = State(0, torch.zeros(3)), torch.tensor([1.0, -2.0, 0.5])
         row = Dsgd(config, rules).receive(state, 0, gradient)
@@ -201,8 +197,6 @@ class ByzFLTests(SynchronousTestCase):
         at = torch.ones(3)
         rules.optimizer.step(at, gradient, rules.optimizer.begin(at), 0.1, 0)
         self.assertTrue(torch.allclose(at, 1 - 0.1 * (gradient + 1e-4)))
-        study = tomllib.loads((FOLDER / "byzfl_heat_map.toml").read_text(encoding="utf-8"))
-        self.assertEqual(study["sweep"]["derive"], {"f": "num-byz"})
 
 
 class RunsTests(TestCase):
@@ -219,7 +213,7 @@ class RunsTests(TestCase):
                 "eval_interval": 0,
             }
             path = folder(self) / table
-            config = RunConfig(**words, in_process=True, run_dir=str(path))
+            config = RunConfig(**words, run_dir=str(path))
             ended = await run_prepared(reactor, prepare_run(config, registry()), str)
             self.assertIsNone(ended.error)
             self.assertEqual([len(r["norms"]) for r in read_run(path).rounds], 2 * [config.n])
@@ -237,27 +231,34 @@ class PageTests(SynchronousTestCase):
         shown = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
         self.assertEqual(shown, self.page.page_text(), "run python reproductions/page.py")
 
+    def test_numbers_of_runs(self) -> None:
+        """Three seeds for RFA and centered clipping, and for f up to 2."""
+        wanted = {"bucketing": 80, "mimic": 15, "byzfl_heat_map": 192}
+        self.assertEqual({t: len([*study(t).points()]) for t in TABLES}, wanted)
+        self.assertTrue(all(p["f"] == p["num_byz"] for t in TABLES for p in study(t).points()))
+
     def test_figures_are_of_the_studies(self) -> None:
         """Each published and each computed cell has values that its study file has."""
         for table in TABLES:
-            study = options(table, first=False)
+            planned = study(table)
             published = self.page.read(FOLDER / "published" / f"{table}.csv")
             computed = self.page.read(FOLDER / "results" / f"{table}.csv")
             for row in [*published, *computed]:
-                for option in set(row) & set(study) - {"seed"}:
-                    self.assertIn(row[option], texts(study[option]), f"{table}: {option}")
+                for option in set(row) & set(OPTIONS) - {"seed", *planned.derive}:
+                    values = map(value_text, planned.values_of(option))
+                    self.assertIn(row[option], [*values], f"{table}: {option}")
             keys = {self.page.key_of(table, row) for row in published}
             self.assertLessEqual({self.page.key_of(table, row) for row in computed}, keys)
 
     def test_runs_are_whole(self) -> None:
         """Each run has all of its evaluations, in order."""
         for table in TABLES:
-            study, rounds = options(table), defaultdict(list)
+            planned, rounds = options(table), defaultdict(list)
             for row in self.page.read(FOLDER / "results" / f"{table}.csv"):
                 rounds[row["folder"]].append(int(row["round"]))
-            every = study["eval_interval"]
+            every = planned["eval_interval"]
             for found in rounds.values():
-                self.assertEqual(found, [*range(every, study["rounds"] + 1, every)])
+                self.assertEqual(found, [*range(every, planned["rounds"] + 1, every)])
 
     def test_verdicts(self) -> None:
         """Three points, or two pooled standard errors of three seeds each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.processes.launcher import PARENT_LOST
 from byzpy_tw.records.checkpoint import list_checkpoints
 from tests.support import (
     Process,
@@ -22,7 +24,7 @@ from tests.support import (
     start_training,
     train,
 )
-from tests.test_local_servers import server_pids
+from tests.test_local_servers import parent_of, server_pids
 from tests.test_server_process import gone
 
 pytestmark = pytest.mark.slow
@@ -98,6 +100,18 @@ class ServersTests(SurvivalCase):
         training, path = start_training(self, "--local", "1", *JOB, *PATIENT, "--rounds", "150")
         training.wait_for("accuracy")
         (pid,) = server_pids(path)
+        os.kill(pid, signal.SIGKILL)
+        training.wait_for("is back")
+        self.assertSame(Run(training.wait(), training.output, path), 150)
+        self.assertTrue(gone(pid, 30))
+
+    def test_the_warm_parent_is_killed(self) -> None:
+        """Its servers go on; one that is killed then is started by itself, to the same bits."""
+        training, path = start_training(self, "--local", "1", *JOB, *PATIENT, "--rounds", "150")
+        training.wait_for("accuracy")
+        (pid,) = server_pids(path)
+        os.kill(parent_of(pid), signal.SIGKILL)
+        training.wait_for(re.escape(PARENT_LOST))
         os.kill(pid, signal.SIGKILL)
         training.wait_for("is back")
         self.assertSame(Run(training.wait(), training.output, path), 150)

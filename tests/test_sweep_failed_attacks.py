@@ -14,6 +14,7 @@ from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.sweep.comparison import findings
 from byzpy_tw.sweep.conclusions import sentences
+from byzpy_tw.sweep.execution import RunExecutor
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.page_data import page_data
@@ -34,23 +35,21 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
-class HeardSweep(Sweep):
-    """A sweep whose runs are followed by their lines."""
-
-    def handle(self, event: Event) -> None:
-        TextOutput(heard).handle(event)
-        super().handle(event)
-
-
 class LabTests(TestCase):
     """Grids in which attacks fail."""
 
     def lab(self, *attacks: str) -> Sweep:
         made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
-        return HeardSweep(made, self.where, 1, names(), reactor)
+        return Sweep(made, self.where, 1, names(), reactor)
 
     def setUp(self) -> None:
-        self.where = folder(self)
+        self.where, handle = folder(self), RunExecutor.handle
+
+        def hear(executor: RunExecutor, event: Event) -> None:
+            TextOutput(heard).handle(event)
+            handle(executor, event)
+
+        self.patch(RunExecutor, "handle", hear)  # the runs are followed by their lines
         self.addCleanup(heard, "byzpy_tw:")
 
     def cells(self, lab: Sweep) -> dict[tuple[str, str], CellResult]:

@@ -24,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from byzpy_tw.errors import ConfigError, ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
-from byzpy_tw.sweep import scheduler
+from byzpy_tw.sweep import execution
 from byzpy_tw.sweep.command import plan_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.estimate import is_done
@@ -256,7 +256,7 @@ class LeftTests(TestCase):
                 run.directory.close()
                 return RunOutcome(ServerError("gone"), "", recorded)
 
-            self.patch(scheduler, "run_prepared", end)
+            self.patch(execution, "run_prepared", end)
             again = Sweep(made, where, 1, names, reactor)
             await again.run()
             [cell] = again.outcomes()

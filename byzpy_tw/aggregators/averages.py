@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import State, rule
+from byzpy_tw.kernels.combine import mean_of_moderate_rows
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
+from byzpy_tw.vectors import NORM_LIMIT
 
 
 @rule("mean", "n >= 1", None, "none", told="f = 0")
@@ -25,3 +27,7 @@ class Mean:
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return torch.full((gram.size,), 1 / gram.size, dtype=torch.float64)
+
+    def _shortcut(self, matrix: Tensor) -> Tensor | None:
+        """Return the mean where no row can be refused, without their norms; else None."""
+        return mean_of_moderate_rows(matrix, NORM_LIMIT)

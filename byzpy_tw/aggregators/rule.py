@@ -177,9 +177,14 @@ def aggregate(
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
+        shortcut = getattr(rule, "_shortcut", None)
+        if shortcut is not None and (found := shortcut(matrix)) is not None:
+            return found
         points = Points(matrix, center=initial_center_of(rule, state))
-        geometric = needs_inner_products(rule)
-        points, kept, dropped = drop_refused_rows(points, rule.f, context, geometric=geometric)
+        geometric, norms = needs_inner_products(rule), not getattr(rule, "coordinatewise", False)
+        points, kept, dropped = drop_refused_rows(
+            points, rule.f, context, geometric=geometric, norms=norms
+        )
         left = with_reduced_budget(rule, dropped)
         if hasattr(rule, "matrix"):
             mix = weights_of(left, points.gram, context=kept, state=state, method="matrix")
@@ -193,13 +198,13 @@ preaggregate = aggregate  # the name that plugins know for a pre-aggregator's
 
 
 def drop_refused_rows(
-    points: Points, f: int, context: Context | None, *, geometric: bool
+    points: Points, f: int, context: Context | None, *, geometric: bool, norms: bool = True
 ) -> tuple[Points, Context | None, int]:
     """Return the points without refused rows, the context without their nodes, and their number.
 
     Raises `TooManyRefused` for more than `f` of them.
     """
-    refused = points.refused(geometric=geometric)
+    refused = points.refused(geometric=geometric, norms=norms)
     if not refused:
         return points, context, 0
     n = points.size

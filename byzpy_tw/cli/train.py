@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -28,6 +28,15 @@ from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_
 from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import Registry, load_and_warn
+
+if TYPE_CHECKING:
+    from byzpy_tw.processes.launcher import Launcher
+
+# What the trainer and its servers import: done once, before servers are forked.
+_WARM_MODULES = (
+    "byzpy_tw.cli.run", "byzpy_tw.tap", "byzpy_tw.server.service", "byzpy_tw.server.reload",
+    "byzpy_tw.server.log", "twisted.scripts.twistd",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,17 +149,31 @@ def _run(words: Sequence[str]) -> int:
     if found.print_config:
         _print_config(found)
         return 0
+    config = found.configuration() if found.resume is None else None
+    launcher = _make_launcher(found)  # before there is a thread
     if found.until_eof:
         threading.Thread(target=_end_with_input, daemon=True).start()
-    config = found.configuration() if found.resume is None else None
     # Imported only now: a mistake on the command line is reported at once.
     from byzpy_tw.cli.run import resume_program, run_program
 
     registry = found.registry()
     if found.resume is not None:
-        return resume_program(found.resume, found.options, registry)
+        return resume_program(found.resume, found.options, registry, launcher)
     assert config is not None
-    return run_program(config, registry, found.beneath)
+    return run_program(config, registry, found.beneath, launcher)
+
+
+def _make_launcher(found: Invocation) -> Launcher:
+    """Return what starts the servers of ``--local``: a warm parent forks them, where it can."""
+    from byzpy_tw.processes.launcher import Launcher
+
+    config = None
+    with suppress(ByzpyTwError):  # of a folder that cannot be resumed, which is told later
+        config = found.load_config()
+    if config is None or not config.local or config.in_process:
+        return Launcher()
+    cuda = None if config.device == "cpu" else f"--device {config.device}"
+    return Launcher.fork(*_WARM_MODULES, why_not=cuda)
 
 
 def _print_config(found: Invocation) -> None:

@@ -33,6 +33,7 @@ from byzpy_tw.vectors import NORM_LIMIT
 SAMPLE = 1024  # coordinates on which the row to subtract is chosen
 RUN_LENGTH = 64  # neighbouring ones among these
 PASSES = 8
+FLAT_TILE = 1 << 18  # numbers that are multiplied with themselves at a time
 # The largest error bound, as a share of the squared radius of a majority.
 TOLERANCE = 1e-5
 # Squared distances below so many roundings of two squared lengths may be zero.
@@ -112,6 +113,22 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     for part in map_tiles(start, d, width):
         total += part
     return total.sqrt_().cpu()
+
+
+def surely_below(matrix: Tensor, limit: float) -> bool:
+    """Return True only if every row's norm is below `limit`; False says nothing.
+
+    By the product of all numbers with themselves, in the order in which they lie in memory: that
+    costs half of what `norms_of` does.
+    """
+    if matrix.device.type != "cpu" or not matrix.is_contiguous():
+        return False
+    flat = matrix.view(-1)
+
+    def compute(part: slice) -> float:
+        return float(torch.dot(flat[part], flat[part]))
+
+    return sum(map_tiles(lambda: compute, len(flat), FLAT_TILE)) < 0.25 * limit**2
 
 
 def _squared_lengths(tile: Tensor) -> Tensor:

@@ -24,7 +24,14 @@ from byzpy_tw.kernels.combine import (
     used_columns,
 )
 from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetrize
-from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products, squared_norms
+from byzpy_tw.kernels.gram import (
+    Products,
+    norms_from,
+    norms_of,
+    products,
+    squared_norms,
+    surely_below,
+)
 from byzpy_tw.kernels.multiply import rounding_bound
 from byzpy_tw.vectors import NORM_LIMIT
 
@@ -201,13 +208,16 @@ class Points:
         rounding = rounding_bound(self.matrix.dtype, self.matrix.shape[1])
         return Gram(self.size, whole, lambda: self.norms, away, rounding=rounding)
 
-    def refused(self, *, geometric: bool) -> tuple[int, ...]:
+    def refused(self, *, geometric: bool, norms: bool = True) -> tuple[int, ...]:
         """Return the rows of the matrix with a NaN, an infinity or too large a norm.
 
-        A geometric rule needs the inner products anyway, and they tell.
+        A geometric rule needs the inner products anyway, and they tell.  Without `norms` the rule
+        needs no norms: they are only computed where a row may be refused.
         """
         if geometric:
             return self.products.refused
+        if not norms and surely_below(self.matrix, NORM_LIMIT):
+            return ()
         return tuple((~(self._row_norms <= NORM_LIMIT)).nonzero()[:, 0].tolist())
 
     @cached_property

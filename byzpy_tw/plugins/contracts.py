@@ -173,6 +173,10 @@ class PluginPartition:
     def by_node(self) -> bool:
         return getattr(self.made, "by_node", False)
 
+    @property
+    def byzantine_shards(self) -> int:
+        return int(getattr(self.made, "byzantine_shards", 0))
+
     def __call__(self, labels: Any, shards: int, stream: np.random.Generator) -> list[np.ndarray]:
         # A copy: writes to it must reach no other shard, node or run.
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
@@ -180,7 +184,7 @@ class PluginPartition:
         seed = int(copy.deepcopy(stream).integers(2**62))
         with plugin_call(self.who), global_random.temporary_seed(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
-        wanted = shards + int(getattr(self.made, "byzantine_shards", 0))
+        wanted = shards + self.byzantine_shards
         if len(found) != wanted:
             raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {wanted} were asked for")
         for i, shard in enumerate(found):

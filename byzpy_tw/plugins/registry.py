@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import pluggy
@@ -59,7 +60,7 @@ class BrokenDistribution:
         )
 
 
-@frozen
+@frozen(slots=False)
 class Entry:
     """One name: its factory, and the distribution it comes from."""
 
@@ -74,9 +75,13 @@ class Entry:
     named_seed: bool = True
     is_object: bool = False  # whether it makes the objects of a run, which come from Python
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, Parameter]:
         return parameters_of(self.kind, self.factory)
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.factory)
 
     @property
     def foreign(self) -> bool:
@@ -146,7 +151,7 @@ class Registry:
         """
         named = parse(text) if isinstance(text, str) else text
         entry, arguments = self._read(kind, named, fill)
-        taken = inspect.signature(entry.factory).parameters
+        taken = entry.signature.parameters
         reserved = {
             key: fill[key]
             for key in RESERVED.get(kind, frozenset()) & taken.keys() & fill.keys()

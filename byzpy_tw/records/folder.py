@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from attrs import define, field
 
@@ -237,6 +237,8 @@ def _writing(path: Path, error: type[ByzpyTwError]) -> Iterator[None]:
 @define(eq=False)
 class RunDirectory:
     """The one writer of a run's files, which locks their folder; see `create` and `reopen`."""
+
+    has_folder: ClassVar[bool] = True
 
     path: Path
     _lock: IO[str]

@@ -21,12 +21,14 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
+from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.records.folder import CELLS, lock_folder, to_json
 from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep.blocks import summary_lines
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.estimate import estimate, is_done, read_measured
+from byzpy_tw.sweep.execution import discard
 from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.lab_json import figures
@@ -37,9 +39,11 @@ from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, r
 from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
-from byzpy_tw.sweep.scheduler import Sweep, discard
+from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
+from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.selected import SELECTED, select
 from byzpy_tw.sweep.selection import check_selection
+from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.sweep.study_results import read_results
 from byzpy_tw.text import clean, printable
@@ -58,8 +62,10 @@ def run_sweep(
     jobs: int | None = None,
     again: bool = False,
     file: str | None = None,
+    launcher: Launcher | None = None,
+    records: str | None = None,
 ) -> int:
-    """Run `study`, of `file`, in a reactor of this process; return the exit code.
+    """Run `study`, of `file`, in worker processes of `launcher`; return the exit code.
 
     Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
@@ -77,10 +83,15 @@ def run_sweep(
         start_logging(folder)
         from twisted.internet import reactor
 
-        sweep = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
+        sweep = Sweep(
+            grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
+            launcher=launcher or Launcher(), lock=lock.fileno(),
+            records=records or default_records(grid.runs),
+        )  # fmt: skip
         if again:
             for run in grid.runs:
                 discard(sweep.path(run))
+            RunLines.below(folder).forget({run.folder for run in grid.runs})
         sweep.load_finished()
         sweep.display = display_for(sweep, sys.stdout, say)
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
@@ -156,13 +167,16 @@ def plan_of(study: Study, registry: Registry) -> Plan:
 def jobs_for(base: RunConfig, registry: Registry) -> int:
     """Return the default number of runs at a time.
 
-    One on servers, since each run has all of their cores, and one with observers, which
-    could not tell the rounds of two runs apart.  Two in this process, where one computes
-    while the other waits; more would wait for the interpreter.
+    Some for each server, which hosts all nodes of a run.  One with observers, which could not
+    tell the rounds of two runs apart.  One for each core where nodes are in the runs' processes,
+    or for as many cores as each has threads.
     """
     watched = any(getattr(registry.manager.hook, name).get_hookimpls() for name in _WATCHING)
-    alone = watched or not base.in_process or base.threads is not None
-    return 1 if alone else min(2, cores())
+    if watched:
+        return 1
+    if servers := len(base.remote_hosts) or base.local:
+        return RUNS_EACH * servers
+    return max(1, cores() // (base.threads or 1))
 
 
 async def work(sweep: Sweep, reactor: Any) -> int:
@@ -170,6 +184,10 @@ async def work(sweep: Sweep, reactor: Any) -> int:
     grid, display = sweep.grid, sweep.display
     for line in _heading(sweep):
         display.say(line)
+    if sweep.records == LINES:
+        display.say(
+            f"  each run is recorded in one line of {FILE} (--records {LINES}), without a folder"
+        )
     if sweep.finished_before:
         display.say(
             f"  {sweep.finished_before} finished before and are not run again (--again runs them)"

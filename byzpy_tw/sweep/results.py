@@ -15,7 +15,7 @@ import attrs
 from attrs import field, frozen
 
 from byzpy_tw.errors import RunDirectoryError
-from byzpy_tw.records.folder import ROUNDS, read_run
+from byzpy_tw.records.folder import ROUNDS, RecordedRun, read_run
 from byzpy_tw.records.metrics import (
     DEFAULT,
     KINDS,
@@ -245,7 +245,14 @@ def read(run: PlannedRun, path: Path) -> RunResult | None:
     None also where a file is damaged or contradicts the others: it is run again then.
     """
     try:
-        recorded = read_run(path)
+        return of_record(run, read_run(path))
+    except (RunDirectoryError, *UNREADABLE_ERRORS):
+        return None
+
+
+def of_record(run: PlannedRun, recorded: RecordedRun) -> RunResult | None:
+    """Return the result of a run as it is recorded; None where it has not ended, or is damaged."""
+    try:
         result = recorded.result
         if result is None or recorded.description["bits"] != run.config.bits:
             return None  # the folder of another run

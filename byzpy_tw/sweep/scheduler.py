@@ -1,9 +1,8 @@
-"""Execute the runs of a grid, one after another or several at a time, in one process.
+"""Execute the runs of a grid, several at a time, in worker processes or in this one.
 
 1. Runs that finished before are read, and not run again.
-2. The data is read once; with ``--local`` the servers are started once.
-3. Each run has the trainer and a folder to itself.  An interrupted one goes on from its
-   checkpoint, or from round 0 if it has none or is damaged.
+2. The data is read once in each process; with ``--local`` the servers are started once.
+3. Each run has the trainer and a folder to itself.
 4. A failure is shown in its cell; the other cells go on.
 
 Cancelling ends the current runs in order, and leaves the finished ones as they are.
@@ -11,52 +10,42 @@ Cancelling ends the current runs in order, and leaves the finished ones as they 
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from byzpy_tw import errors
-from byzpy_tw.algorithms.rules import resolve_rules
-from byzpy_tw.config.paths import absolute, resolve_paths
-from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, format_error
-from byzpy_tw.events import Event, Incident, Kind, LocalServerRestarted, Notice
+from byzpy_tw.config.paths import absolute
+from byzpy_tw.errors import ByzpyTwError, error_from_code
+from byzpy_tw.events import LocalServerRestarted
 from byzpy_tw.kernels.cpu import cores
-from byzpy_tw.kernels.parallel import pool as make_pool
-from byzpy_tw.output.event_text import describe, shown_line
-from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.output.event_text import describe
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.checkpoint import list_checkpoints
-from byzpy_tw.records.folder import CELLS, CONFIG, RunDirectory, lock_folder
-from byzpy_tw.records.resume import new_resume_point, reopen
-from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.processes.launcher import Launcher
+from byzpy_tw.sweep.execution import RunEnd, RunExecutor, run_path
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.resolve import cache_datasets
-from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, RunResult, read
+from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
+from byzpy_tw.sweep.run_lines import FOLDERS, LINES, RunLines
+from byzpy_tw.sweep.server_slots import ServerSlots
 from byzpy_tw.sweep.study_results import StudyResults
-from byzpy_tw.text import clean
+from byzpy_tw.sweep.worker import Setup, read_data
+from byzpy_tw.sweep.worker_pool import WorkerPool
 from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.trainer.run import PreparedRun, run_prepared
-from byzpy_tw.trainer.training import initial_config_json
-from byzpy_tw.workers.data import make_dataset
 
 # A server that refuses one cell refuses them all: these end the sweep.
-_FATAL = (
-    errors.BadKeys, errors.KeysRefused, errors.ProtectedMode, errors.ServerUnreachable,
-    errors.VersionMismatch,
-)  # fmt: skip
+_FATAL = {
+    kind.code for kind in (
+        errors.BadKeys, errors.KeysRefused, errors.ProtectedMode, errors.ServerUnreachable,
+        errors.VersionMismatch,
+    )
+}  # fmt: skip
 
 
 class Display:
@@ -82,7 +71,8 @@ class Display:
 class Sweep:
     """Executes the runs of `grid` below `folder`, `jobs` at a time.
 
-    It handles the events of all runs, and shows their warnings, each once.
+    With a `launcher` each of them has a worker process; without, they share this one.  `lock` is
+    a descriptor that locks the folder until the workers have ended, too.
     """
 
     grid: Grid
@@ -91,15 +81,21 @@ class Sweep:
     _registry: Registry
     _reactor: Any
     display: Display = field(factory=Display)
+    _launcher: Launcher | None = None
+    _lock: int | None = None
+    records: str = FOLDERS  # or a line for each run
     _ended: dict[str, RunResult] = field(factory=dict, init=False)  # by the run's folder
     _failed: dict[str, str] = field(factory=dict, init=False)
     _fatal: ByzpyTwError | None = field(default=None, init=False)
-    _shown: set[str] = field(factory=set, init=False)
+    _said: set[str] = field(factory=set, init=False)
     finished_before: int = field(default=0, init=False)
-    log = Logger()
+    _lines: RunLines = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._lines = RunLines.below(self.folder)
 
     def path(self, run: PlannedRun) -> Path:
-        return self.folder / CELLS / run.folder
+        return run_path(self.folder, run)
 
     def outcome(self, cell: Cell) -> CellResult:
         """Return the result of `cell`, as far as its runs have ended."""
@@ -118,9 +114,12 @@ class Sweep:
         return StudyResults(self.grid.plan, self._ended, self._failed)
 
     def load_finished(self) -> None:
-        """Read the runs that earlier calls finished."""
+        """Read the runs that earlier calls finished, in a folder or a line each."""
+        lines = self._lines.read()
         for run in self.grid.runs:
             result = read(run, self.path(run))
+            if result is None and run.folder in lines:
+                result = of_line(run, lines[run.folder])
             if result is not None and result.is_over:
                 self._ended[run.folder] = result
         self.finished_before = len(self._ended)
@@ -130,136 +129,119 @@ class Sweep:
         todo = deque(run for run in self.grid.runs if run.folder not in self._ended)
         if not todo:
             return
-        base, registry = self.grid.base, cache_datasets(self._registry)
-        await self._read_data(registry)
-        servers: LocalServers | None = None
-        changes: dict[str, Any] = {}
+        servers, pool = self._local_servers(), None
+        slots: ServerSlots | None = None
         try:
-            if base.local is not None:
-                servers = LocalServers(
-                    base.local, absolute(base.data_root), self.folder, base.threads,
-                    self._reactor, self._say_restarted, self._registry.disabled, base.device,
-                tuple(file.path for file in self._registry.files),
-                )  # fmt: skip
+            addresses = self.grid.base.remote_hosts
+            if servers is not None:
                 addresses = tuple(str(address) for address in await servers.start())
-                changes = {"local": None, "remote_hosts": addresses, "keys": None}
-            await self._run_all(todo, registry, changes)
+            if addresses:
+                slots = ServerSlots(addresses, self._reactor, self._say)
+            executor: RunExecutor | WorkerPool
+            if self._launcher is None:
+                registry = cache_datasets(self._registry)
+                await read_data(self._reactor, registry, self.grid.base)
+                executor = RunExecutor(
+                    self.folder, registry, self._reactor, self._say, self.records == LINES
+                )
+            else:
+                executor = pool = WorkerPool(
+                    self._setup(), self._launcher, self._reactor, self._say, self._lock
+                )
+            await self._run_all(todo, executor, slots)
         finally:
+            if slots is not None:
+                slots.close()
+            if pool is not None:
+                await pool.stop()
             if servers is not None:
                 await servers.stop()
+            self._lines.close()
         if self._fatal is not None:
             raise self._fatal
 
-    async def _read_data(self, registry: Registry) -> None:
-        """Read the data once, before any run needs it: an error here concerns all cells."""
-        base, pool = self.grid.base, make_pool(1)
-        root = absolute(base.data_root)
-        make = partial(make_dataset, registry, base.dataset, base.partition, root)
-        try:
-            await defer_to_pool(self._reactor, pool, make)
-        finally:
-            pool.shutdown(wait=False)
+    def _setup(self) -> Setup:
+        """Return what workers need to know."""
+        files = self._registry.files
+        return Setup(
+            folder=str(self.folder.absolute()),
+            config=self.grid.base.to_dict(),
+            disabled=tuple(self._registry.disabled),
+            plugin_files=tuple(str(file.path) for file in files),
+            digests=tuple(file.digest for file in files),
+            lines=self.records == LINES,
+        )
+
+    def _local_servers(self) -> LocalServers | None:
+        """Return the servers of ``--local``, not started yet."""
+        base = self.grid.base
+        if base.local is None:
+            return None
+        return LocalServers(
+            base.local, absolute(base.data_root), self.folder, base.threads,
+            self._reactor, self._say_restarted, self._registry.disabled, base.device,
+            tuple(file.path for file in self._registry.files), self._launcher or Launcher(),
+        )  # fmt: skip
 
     async def _run_all(
-        self, todo: deque[PlannedRun], registry: Registry, changes: Mapping[str, Any]
+        self,
+        todo: deque[PlannedRun],
+        executor: RunExecutor | WorkerPool,
+        slots: ServerSlots | None,
     ) -> None:
         async def work() -> None:
             while todo and self._fatal is None:
                 run = todo.popleft()
                 self.display.run_started(run)
                 try:
-                    await self._run_one(run, attrs.evolve(run.config, **changes), registry)
+                    await self._run_one(run, executor, slots)
                 finally:
                     self.display.run_ended(run)
 
-        workers = [Deferred.fromCoroutine(work()) for _ in range(self.jobs)]
+        workers = [Deferred.fromCoroutine(work()) for _ in range(min(self.jobs, len(todo)))]
         # Cancelled, it cancels them, and waits until each has closed its run.
         for _, result in await DeferredList(workers, consumeErrors=True):
             if isinstance(result, Failure):
                 result.raiseException()
 
-    async def _run_one(self, run: PlannedRun, config: RunConfig, registry: Registry) -> None:
-        """Train with `config`; the result is in the run's folder, or the error in `_failed`."""
-        error: BaseException | None = None
-        recorded = False  # whether the folder tells of this end
-        threads = config.threads or max(1, cores() // self.jobs)
-        try:
-            prepared = self._prepare(run, attrs.evolve(config, threads=threads), registry)
-            outcome = await run_prepared(self._reactor, prepared, self.display.say, self)
-            error, recorded = outcome.error, outcome.recorded
-        except CancelledError:
-            raise
-        except Exception as e:
-            if not isinstance(e, ByzpyTwError):  # a bug: it ends its cell only
-                self.log.failure("{folder} failed", failure=Failure(), folder=run.folder)
-            error = e
-        finally:
-            keep = config.checkpoint_interval is not None
-            self._collect(run, error, recorded=recorded, keep=keep)
-        if isinstance(error, _FATAL):
-            self._fatal = error
-
-    def _collect(
-        self, run: PlannedRun, error: BaseException | None, *, recorded: bool, keep: bool
+    async def _run_one(
+        self, run: PlannedRun, executor: RunExecutor | WorkerPool, slots: ServerSlots | None
     ) -> None:
-        """Read the result of a run that has ended, and remove checkpoints unless `keep`."""
-        result = read(run, self.path(run))
+        """Execute `run`; its result is in its folder, or its error in `_failed`."""
+        threads = run.config.threads or max(1, cores() // self.jobs)
+        config = attrs.evolve(run.config, threads=threads)
+        if config.local is not None:
+            config = attrs.evolve(config, keys=None)
+        try:
+            if slots is None:
+                ended = await executor.execute(run, config)
+            else:
+                ended = await slots.execute(run, config, executor.execute)
+        except CancelledError:
+            self._collect(run, RunEnd(recorded=False))
+            raise
+        self._collect(run, ended)
+        if ended.code in _FATAL:
+            self._fatal = error_from_code(ended.code, ended.message)
+
+    def _collect(self, run: PlannedRun, ended: RunEnd) -> None:
+        """Take the result of a run that has ended."""
+        if ended.line is not None:
+            self._lines.append(ended.line)
+            result = of_line(run, ended.line)
+        else:
+            result = read(run, self.path(run)) if self.records == FOLDERS else None
         # A run that could not go on still has the result of its last end.
-        if error and (result is None or not recorded):
-            self._failed[run.folder] = clean(format_error(error), 1000)
+        if ended.error and (result is None or not ended.recorded):
+            self._failed[run.folder] = ended.error
         elif result is not None:
             self._ended[run.folder] = result
-            if result.is_over and not keep:
-                with suppress(OSError):
-                    for checkpoint in list_checkpoints(self.path(run)).values():
-                        checkpoint.unlink()
+
+    def _say(self, line: str) -> None:
+        """Show a line about a run, once."""
+        if line not in self._said:
+            self._said.add(line)
+            self.display.say(line)
 
     def _say_restarted(self, event: LocalServerRestarted) -> None:
         self.display.say(describe(event))
-
-    def handle(self, event: Event | ServersKnown) -> None:
-        """Show a run's warnings and incidents, such as a lost server."""
-        warns = isinstance(event, Notice) and event.kind is Kind.WARNING
-        if isinstance(event, Incident | Notice) and (warns or isinstance(event, Incident)):
-            if (line := shown_line(event)) not in self._shown:
-                self._shown.add(line)
-                TextOutput(self.display.say).handle(event)
-
-    def _prepare(self, run: PlannedRun, config: RunConfig, registry: Registry) -> PreparedRun:
-        """Open the run's folder, to go on with an earlier call's rounds where that can be.
-
-        A damaged folder is removed.  Raises `RunDirectoryError` for another run's folder.
-        """
-        config = resolve_paths(config)
-        path, rules = self.path(run), resolve_rules(config, registry)
-        if path.exists():
-            try:
-                _, directory, resume_point = reopen(path, {}, self.display.say)
-            except (ByzpyTwError, *UNREADABLE_ERRORS) as e:
-                reason = e if (path / CONFIG).is_file() else f"no {CONFIG}"
-                discard(path)  # raises for one that is in use
-                self.display.say(clean(f"warning: {path} is damaged, and run anew: {reason}", 1000))
-            else:
-                if resume_point.description.get("bits") != run.config.bits:
-                    directory.close()
-                    raise RunDirectoryError(
-                        f"{path} holds another run than this cell's; move it elsewhere, or let "
-                        "--again put this one in its place"
-                    )
-                return PreparedRun(config, registry, rules, directory, resume_point)
-        directory, resume_point = RunDirectory.create(path), new_resume_point()
-        directory.write_config(initial_config_json(config, resume_point))
-        return PreparedRun(config, registry, rules, directory, resume_point)
-
-
-def discard(path: Path) -> None:
-    """Remove a run's folder, if there is one.  Raises `RunDirectoryError`."""
-    if not path.exists():
-        return
-    try:
-        lock_folder(path).close()  # or another process writes to it
-        shutil.rmtree(path)
-    except OSError as e:
-        raise RunDirectoryError(
-            f"cannot remove {path}: {e.strerror or e}; remove it, or choose another --out"
-        ) from e

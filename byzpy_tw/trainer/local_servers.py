@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +18,8 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import BadAddress, ServerUnreachable
 from byzpy_tw.events import LocalServerRestarted
+from byzpy_tw.processes.child_program import ChildProgram
+from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.transports import Address
@@ -88,6 +88,7 @@ class _ServerProcess(ProcessProtocol):
 class LocalServers:
     """`count` real ``twistd byzpy-server`` processes on free loopback ports.
 
+    They are forked from the warm parent of the launcher, where it has one.
     Each has a pipe from this process as standard input and stops when it closes (`UntilEOF` in
     `server.parent`), so that none outlives the trainer, however that ends.  One that ends before
     is started again at the same address, for the run to find it.
@@ -102,6 +103,7 @@ class LocalServers:
     disabled: tuple[str, ...] = ()  # distributions that they are not to import
     device: str = "cpu"
     plugin_files: tuple[Path, ...] = ()
+    _launcher: Launcher = field(factory=Launcher)
     restarts: bool = field(default=True, init=False)  # of those that end by themselves
     _running: list[_ServerProcess] = field(factory=list, init=False)
     _restarting: dict[int, IDelayedCall] = field(factory=dict, init=False)
@@ -117,11 +119,8 @@ class LocalServers:
 
     def _launch(self, number: int, port: int) -> _ServerProcess:
         log = open(self.log_folder / f"server-{number}.log", "ab")
-        server, command = _ServerProcess(log), self._command(port)
-        pipes: dict[int, int | str] = {0: "w", 1: "r", 2: "r", ANNOUNCEMENT: "r"}
-        self._reactor.spawnProcess(
-            server, command[0], command, env=dict(os.environ), path=None, childFDs=pipes
-        )
+        server, pipes = _ServerProcess(log), {0: "w", 1: "r", 2: "r", ANNOUNCEMENT: "r"}
+        self._launcher.launch(self._reactor, server, self._program(port), pipes)
         return server
 
     def _keep_alive(self, number: int, address: Address, failures: int = 0) -> None:
@@ -153,19 +152,19 @@ class LocalServers:
             why = f"a local server did not start within {START_SECONDS:g} s"
             raise ServerUnreachable(f"{why}; {server.last_lines}") from None
 
-    def _command(self, port: int) -> list[str]:
+    def _program(self, port: int) -> ChildProgram:
+        words = ["-n", "--pidfile=", "--logfile=-"]
+        words += ["byzpy-server", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
+        words += ["--announce-fd", str(ANNOUNCEMENT)]
+        words += ["--data-root", str(self.data_root), "--device", self.device]
+        for distribution in self.disabled:
+            words += ["--disable-plugin", distribution]
+        for file in self.plugin_files:
+            words += ["--plugin", str(file)]
+        words += ["--threads", str(self.threads)] if self.threads else []
         # Not the twistd script: it may not be on the path where no virtual environment is
         # activated.  This is its content.
-        run_twistd = "from twisted.scripts.twistd import run; run()"
-        command = [sys.executable, "-c", run_twistd, "-n", "--pidfile=", "--logfile=-"]
-        command += ["byzpy-server", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
-        command += ["--announce-fd", str(ANNOUNCEMENT)]
-        command += ["--data-root", str(self.data_root), "--device", self.device]
-        for distribution in self.disabled:
-            command += ["--disable-plugin", distribution]
-        for file in self.plugin_files:
-            command += ["--plugin", str(file)]
-        return command + (["--threads", str(self.threads)] if self.threads else [])
+        return ChildProgram("twisted.scripts.twistd", "run", tuple(words))
 
     async def stop(self) -> None:
         """Stop all servers, and kill one that does not stop in time.  Never fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from byzpy_tw.output.program import run_of_thread
 from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
+from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_run
@@ -167,17 +169,23 @@ async def run_prepared(
     run: PreparedRun,
     write: Callable[[str], None],
     terminal: View | None = None,
+    launcher: Launcher | None = None,
+    pool: Executor | None = None,
 ) -> RunOutcome:
     """Run `run` to its end; its records are in its folder.
 
-    It is shown on `terminal`, by default in lines through `write`.  Cancelling closes the run
-    in order and then raises `CancelledError`.
+    It is shown on `terminal`, by default in lines through `write`.  Servers of ``--local`` are
+    started by `launcher`; a `pool` that is given has as many threads as the run, and is not shut
+    down.  Cancelling closes the run in order and then raises `CancelledError`.
     """
+    launcher = launcher or Launcher()
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
-    pool = make_pool(threads, begin=partial(run_of_thread.set, run_of_thread.get()))
+    keeps_pool = pool is not None
+    pool = pool or make_pool(threads, begin=partial(run_of_thread.set, run_of_thread.get()))
     observers = Observers(registry)
     views = ViewGroup(terminal or make_line_view(config, write), [observers])
+    launcher.warn = views.warn
     keys: MutualTLS | None = None
     with suppress(BadKeys):  # it is raised below, where the run is closed in order
         keys = load_trainer_keys(config)
@@ -200,7 +208,7 @@ async def run_prepared(
             servers = LocalServers(
                 config.local, absolute(config.data_root), directory.path, config.threads,
                 reactor, views.handle, registry.disabled, config.device,
-                tuple(file.path for file in registry.files),
+                tuple(file.path for file in registry.files), launcher,
             )  # fmt: skip
             addresses = tuple[ServerAddress, ...](await servers.start())
         entries = [remote_entry(address, config, registry, reactor, keys) for address in addresses]
@@ -224,7 +232,8 @@ async def run_prepared(
         try:
             result = await training.finish(error)
         finally:
-            draw_report(directory.path, views)
+            if directory.has_folder:
+                draw_report(directory.path, views)
             ended = training.ended or training.result(error)
             views.handle(RunEnded(ended))
             if training.status == "interrupted" and training.has_begun:
@@ -236,7 +245,8 @@ async def run_prepared(
             if servers is not None:
                 await servers.stop()
             reactor_thread.release()
-            pool.shutdown(wait=False, cancel_futures=True)
+            if not keeps_pool:
+                pool.shutdown(wait=False, cancel_futures=True)
     failure = cast("ByzpyTwError | None", error)
     gone = run.is_folder_ours and failure is not None and discard_unbegun(directory.path, failure)
     views.handle(RunFinished(result, "" if gone else str(directory.path)))
