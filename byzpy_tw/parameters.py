@@ -44,15 +44,23 @@ Constraint = Callable[[Any], str | None]
 
 
 def integer(
-    default: Any = attrs.NOTHING, *, least: int = 0, most: int = MAX_INTEGER, none: str = ""
+    default: Any = attrs.NOTHING,
+    *,
+    least: int = 0,
+    most: int = MAX_INTEGER,
+    none: str = "",
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
-    """An int in [`least`, `most`]."""
+    """An int in [`least`, `most`], or one of `words`, with what each stands for."""
 
     def convert(value: Any) -> Any:
         value = to_plain(value)
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    return _parameter(default, convert, integer_in(least, most), none)
+    constraint = integer_in(least, most)
+    if words:
+        constraint = either(constraint, *words)
+    return _parameter(default, convert, constraint, none, words)
 
 
 def real(
@@ -167,6 +175,18 @@ def _expect(expected: str, valid: Callable[[Any], bool]) -> Constraint:
 
 def one_of(*words: str) -> Constraint:
     return _expect(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
+
+
+def either(constraint: Constraint, *words: str) -> Constraint:
+    """As `constraint`, or one of `words`."""
+
+    def expected(value: Any) -> str | None:
+        if isinstance(value, str) and value in words:
+            return None
+        wanted = constraint(value)
+        return None if wanted is None else f"{wanted}, or {' or '.join(words)}"
+
+    return expected
 
 
 def text_of(most: int) -> Constraint:

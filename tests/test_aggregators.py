@@ -27,6 +27,7 @@ from byzpy_tw.aggregators import (
 )
 from byzpy_tw.errors import BadParameter, BadVectors, TooManyByzantine, TooManyRefused
 from byzpy_tw.kernels.parallel import thread_limit
+from byzpy_tw.plugins import load
 from byzpy_tw.preaggregators import ARC, NNM, Bucketing, Clipping
 from byzpy_tw.seeds import Context
 
@@ -255,6 +256,22 @@ class ParameterTests(SynchronousTestCase):
             self.assertRegex(rule.computable(n), text)
             with self.assertRaisesRegex(TooManyByzantine, text):
                 rule(torch.randn(n, 3))
+
+    def test_numbers_that_depend_on_n_and_f(self) -> None:
+        """Krum's parameters may be ByzFL's formulas, whose values follow n, and f, of each call."""
+        for n, f in ((7, 1), (10, 3)):
+            rows = torch.randn(n, 8)
+            closest, q = n - f - 1, n - f
+            self.assertTrue(
+                torch.equal(Krum(f=f, closest="n-f-1")(rows), Krum(f=f, closest=closest)(rows))
+            )
+            formulas = MultiKrum(f=f, closest="n-f-1", q="n-f")
+            self.assertTrue(torch.equal(formulas(rows), MultiKrum(f=f, closest=closest, q=q)(rows)))
+            self.assertFalse(torch.equal(formulas(rows), MultiKrum(f=f)(rows)))
+        with self.assertRaisesRegex(BadParameter, "at least 1, or n-f-1, got 'n-f'"):
+            Krum(closest="n-f")  # type: ignore[arg-type]
+        found = load(only=()).entry("aggregator", "multi-krum").parameters["q"]
+        self.assertEqual(found.text, "q=none|n-f")
 
     def test_guarantees(self) -> None:
         """Each rule says, with numbers, when it promises nothing; it never raises."""

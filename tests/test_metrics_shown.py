@@ -473,6 +473,8 @@ class PlacesTests(SynchronousTestCase):
         "report/csv_table.py": "the header of a table without runs",
         "output/metrics.py": "a gauge that dashboards know",
         "sweep/lab_json.py": "entries of a release's lab.json",
+        "sweep/byzfl_study.py": "the metric by which ByzFL selects",
+        "sweep/byzfl_export.py": "the metric in ByzFL's files",
         "cli/sweep.py": "an example in its help",
     }
 

@@ -178,7 +178,7 @@ class ExtendedTests(TestCase):
 
 class SelectionTests(TestCase):
     async def test_from_a_study_to_its_files(self) -> None:
-        """What is chosen is printed, and written with its values on the test data."""
+        """The chosen values are printed, and written with what they reach on the test data."""
         where, names, out = folder(self), load(only=()), io.StringIO()
         study = Study(
             options={**SMALL, "in_process": True, "validation": 0.25},
@@ -252,7 +252,9 @@ class LeftTests(TestCase):
 
         for recorded in (False, True):
 
-            async def end(_: Any, run: Any, *more: Any, recorded: bool = recorded) -> RunOutcome:
+            async def end(
+                _: Any, run: Any, *more: Any, recorded: bool = recorded, pool: Any = None
+            ) -> RunOutcome:
                 run.directory.close()
                 return RunOutcome(ServerError("gone"), "", recorded)
 

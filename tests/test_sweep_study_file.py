@@ -307,7 +307,7 @@ class DocumentTests(Case):
 
     def test_the_second(self) -> None:
         """It is what is said of it: always twenty nodes, and every combination can be run."""
-        _, second, _ = self.blocks("toml")
+        _, second, *_ = self.blocks("toml")
         made = plan_of(self.read(second), load(only=()))
         self.assertEqual(len(made.possible), len(made.runs))
         self.assertEqual(len(made.runs), 2 * 2 * (2 * 3 - 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -13,11 +15,14 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 CLOSEST = "n - f - 2, of n rows without the refused ones"  # where `closest` is not given
+# Numbers of ByzPy and ByzFL, which depend on n and f.
+_CLOSEST = {"n-f-1": "n - f - 1, of n rows without the refused ones"}
+_Q = {"n-f": "n - f, of n rows without the refused ones"}
 
 
 def krum_scores(rule: Krum | MultiKrum, gram: Gram) -> Tensor:
     """Return each point's sum of squared distances to its nearest others, ``(n,)``."""
-    closest = gram.size - rule.f - 2 if rule.closest is None else rule.closest
+    closest = _closest(rule, gram.size)
     gram.extended  # noqa: B018 - computed once, before threads ask for it
 
     def scores(points: slice) -> Tensor:
@@ -27,6 +32,13 @@ def krum_scores(rule: Krum | MultiKrum, gram: Gram) -> Tensor:
     return torch.cat(map_tiles(lambda: scores, gram.size, rule.chunk_size))
 
 
+def _closest(rule: Krum | MultiKrum, n: int) -> int:
+    """Return the number of neighbours in a row's score, of `n` rows."""
+    if isinstance(rule.closest, int):
+        return rule.closest
+    return n - rule.f - (2 if rule.closest is None else 1)
+
+
 def lowest_scores(scores: Tensor, q: int) -> Tensor:
     """Return the indices of the `q` lowest scores; of equal ones, the lowest indices."""
     return scores.sort(stable=True).indices[:q]
@@ -34,7 +46,7 @@ def lowest_scores(scores: Tensor, q: int) -> Tensor:
 
 def _computable(rule: Krum | MultiKrum, name: str, n: int) -> str | None:
     why = needs(name, "n >= f + 3", n, rule.f)
-    if why is None and rule.closest is not None and rule.closest > n - 1:
+    if why is None and _closest(rule, n) > n - 1:
         return f"{name} needs closest <= n - 1, got n={n}, closest={rule.closest}"
     return why
 
@@ -48,7 +60,7 @@ def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
 class Krum:
     """The row with the lowest sum of squared distances to its `closest` nearest others.
 
-    `closest` is n - f - 2 unless given (ByzPy and ByzFL use n - f - 1).
+    `closest` is n - f - 2 unless given (ByzPy and ByzFL use ``n-f-1``).
 
     References
     ----------
@@ -56,7 +68,7 @@ class Krum:
     """
 
     f: int = integer(0)
-    closest: int | None = integer(None, least=1, none=CLOSEST)
+    closest: int | Literal["n-f-1"] | None = integer(None, least=1, none=CLOSEST, words=_CLOSEST)
     chunk_size: int = integer(32, least=1)
 
     laws = property(_laws)
@@ -80,18 +92,18 @@ class MultiKrum:
     """
 
     f: int = integer(0)
-    q: int | None = integer(None, least=1, none="max(1, n - f - 1)")
-    closest: int | None = integer(None, least=1, none=CLOSEST)
+    q: int | Literal["n-f"] | None = integer(None, least=1, none="max(1, n - f - 1)", words=_Q)
+    closest: int | Literal["n-f-1"] | None = integer(None, least=1, none=CLOSEST, words=_CLOSEST)
     chunk_size: int = integer(32, least=1)
 
     laws = property(_laws)
 
     def computable(self, n: int) -> str | None:
         why = _computable(self, "multi-krum", n)
-        if why is None and self.q is not None and self.q > n - self.f:
+        if why is None and isinstance(self.q, int) and self.q > n - self.f:
             return f"multi-krum needs q <= n - f, got n={n}, f={self.f}, q={self.q}"
         return why
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        q = max(1, gram.size - self.f - 1) if self.q is None else self.q
+        q = self.q if isinstance(self.q, int) else max(1, gram.size - self.f - (self.q is None))
         return uniform(gram.size, lowest_scores(krum_scores(self, gram), q))

@@ -14,6 +14,7 @@ from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.toml import STANDARD_INPUT
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import default_study as defaults
+from byzpy_tw.sweep.foreign_files import read_byzfl_file
 from byzpy_tw.sweep.study import OPTIONS_OF_ONE_RUN, Axis, Study
 from byzpy_tw.sweep.study_file import read_study
 from byzpy_tw.text import clip
@@ -50,6 +51,15 @@ def options(parser: argparse.ArgumentParser) -> None:
         "study", nargs="?", metavar="STUDY.toml",
         help="a file of a run's options, as of --config, in which an option may be a list, and a "
         "section [sweep]; options on the command line replace those of the file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--byzfl", metavar="CONFIG.json",
+        help="run the benchmark of ByzFL in this file; options on the command line replace its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--export-byzfl", metavar="DIR",
+        help="write what is recorded as the files of ByzFL, for its functions of plots; nothing "
+        "is run",
     )  # fmt: skip
     axes = parser.add_argument_group("the grid")
     axes.add_argument(
@@ -120,15 +130,12 @@ def run(chosen: argparse.Namespace) -> int:
         for key, value in vars(chosen).items()
         if key in OPTIONS
     }
-    study = _default_study(chosen, given) if chosen.study is None else _read(chosen, given)
-
-    query, file = query_of(chosen), chosen.study
+    file = file_of(chosen)
+    study = _default_study(chosen, given) if file is None else _read(chosen, given)
     if file == str(STANDARD_INPUT):
         file = "standard input"
-    if not query.is_nothing:
-        from byzpy_tw.sweep.command import print_results
-
-        return print_results(study, query, folder=folder_of(chosen), file=chosen.study)
+    if not query_of(chosen).is_nothing or chosen.export_byzfl is not None:
+        return _show(chosen, study, file)
     where = {"folder": folder_of(chosen), "jobs": chosen.jobs, "again": chosen.again, "file": file}
     if chosen.dry_run:
         from byzpy_tw.sweep.command import print_dry_run
@@ -145,6 +152,18 @@ def run(chosen: argparse.Namespace) -> int:
     return run_sweep(study, **where, launcher=launcher, records=chosen.records)
 
 
+def _show(chosen: argparse.Namespace, study: Study, file: str | None) -> int:
+    """Print, or export, what is recorded."""
+    from byzpy_tw.sweep.command import print_export, print_results
+
+    folder, query = folder_of(chosen), query_of(chosen)
+    if not query.is_nothing:
+        print_results(study, query, folder=folder, file=file)
+    if chosen.export_byzfl is not None:
+        print_export(study, expand_home(chosen.export_byzfl), folder=folder, file=file)
+    return 0
+
+
 def _default_study(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:
     """Return the study of a command line without a file."""
     return defaults.default_study(
@@ -159,9 +178,17 @@ def _default_study(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Stud
 
 def _read(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:
     """Return the study of the file, with the command line in place of what it says."""
+    lists = _lists(chosen)
+    if chosen.byzfl is not None:
+        return read_byzfl_file(expand_home(chosen.byzfl), given, lists)
     path = expand_home(chosen.study)
     if not (path == STANDARD_INPUT or path.suffix or path.exists()):  # a value too many
         raise ConfigError(f"unrecognized arguments: {clip(chosen.study)}{LISTS}")
+    return read_study(path, given, lists)
+
+
+def _lists(chosen: argparse.Namespace) -> list[Axis]:
+    """Return the axes of the command line's lists."""
     lists = []
     if chosen.attacks:
         lists.append(Axis(("attack",), tuple((name,) for name in dict.fromkeys(chosen.attacks))))
@@ -169,12 +196,20 @@ def _read(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:
         lists += defaults.rule_axes(chosen.aggregators or (), chosen.preaggregators or ())
     if chosen.seeds:
         lists.append(Axis(("seed",), tuple((seed,) for seed in dict.fromkeys(chosen.seeds))))
-    return read_study(path, given, lists)
+    return lists
+
+
+def file_of(chosen: argparse.Namespace) -> str | None:
+    """Return the file of the study; raises `ConfigError` for two of them."""
+    given = [file for file in (chosen.study, chosen.byzfl) if file is not None]
+    if len(given) > 1:
+        raise ConfigError(f"one study at a time, got {' and '.join(map(clip, given))}")
+    return given[0] if given else None
 
 
 def folder_of(chosen: argparse.Namespace) -> Path:
     """Return the folder of the sweep, by default one with the name of the study's file."""
     if chosen.out is not None:
         return expand_home(chosen.out)
-    file = Path(chosen.study or "-")
+    file = Path(file_of(chosen) or "-")
     return Path("runs") / ("sweep" if file == STANDARD_INPUT else file.stem)

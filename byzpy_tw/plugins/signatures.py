@@ -70,7 +70,8 @@ class Parameter:
         if self.required:
             return self.name
         default = "none" if self.default in (None, ()) else str(self.default)
-        return f"{self.name}={'|'.join(self.words) or default}"
+        words = self.words if default in self.words else [default, *self.words]
+        return f"{self.name}={'|'.join(words)}"
 
     @property
     def nullable(self) -> bool:

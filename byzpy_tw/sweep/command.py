@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,11 @@ from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.processes.launcher import Launcher
-from byzpy_tw.records.folder import CELLS, lock_folder, to_json
+from byzpy_tw.records.folder import CELLS, lock_folder, read_run, to_json
 from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep.blocks import summary_lines
+from byzpy_tw.sweep.byzfl_export import check_folder, export, write_export
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.estimate import estimate, is_done, read_measured
 from byzpy_tw.sweep.execution import discard
@@ -33,13 +35,26 @@ from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.long_form import RESULTS, write_long_forms
-from byzpy_tw.sweep.outline import axis_lines, dry_run_lines, size_text, varies_more
+from byzpy_tw.sweep.outline import (
+    axis_lines,
+    difference_lines,
+    dry_run_lines,
+    size_text,
+    varies_more,
+)
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.plan import Plan, check_values, configurations, make_plan, run_digest
+from byzpy_tw.sweep.plan import (
+    Plan,
+    PlannedRun,
+    check_values,
+    configurations,
+    make_plan,
+    run_digest,
+)
 from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
-from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
+from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.selected import SELECTED, select
 from byzpy_tw.sweep.selection import check_selection
@@ -73,6 +88,8 @@ def run_sweep(
     grid = grid_of_plan(plan)
     if not plan.possible:
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
+    records = records or default_records(grid.runs)
+    check_records(records, grid.runs)
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder)
@@ -86,7 +103,7 @@ def run_sweep(
         sweep = Sweep(
             grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
             launcher=launcher or Launcher(), lock=lock.fileno(),
-            records=records or default_records(grid.runs),
+            records=records,
         )  # fmt: skip
         if again:
             for run in grid.runs:
@@ -107,7 +124,10 @@ def print_dry_run(
 ) -> int:
     """Print what `run_sweep` would do, and how long it would take; return the exit code."""
     registry, plan = prepare(study, file)
-    left = [run for run in plan.possible if again or not is_done(run, folder)]
+    lines = RunLines.below(folder)
+    left = [
+        run for run in plan.possible if again or not (is_done(run, folder) or lines.has_ended(run))
+    ]
     done = len(plan.possible) - len(left)
     found = estimate(left, read_measured(folder), done)
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
@@ -120,6 +140,25 @@ def print_results(study: Study, query: Query, *, folder: Path, file: str | None 
     _, plan = prepare(study, file)
     for text in show(read_results(plan, folder), query):
         print(text)
+    return 0
+
+
+def print_export(study: Study, target: Path, *, folder: Path, file: str | None = None) -> int:
+    """Write what is recorded below `folder` as ByzFL's files below `target`; say what they are."""
+    check_folder(target)
+    _, plan = prepare(study, file)
+    results = read_results(plan, folder)
+
+    def losses(run: PlannedRun) -> list[float | None]:
+        if not results.ended[run.folder].has_folder:
+            return []
+        return [record.get("loss") for record in read_run(folder / CELLS / run.folder).rounds]
+
+    found = export(results, losses, time.strftime("%d_%m_%y"))
+    write_export(found, target)
+    for line in found.notes:
+        say(printable(line))
+    say(printable(f"{len(found.files)} files of ByzFL are in {target}"))
     return 0
 
 
@@ -182,7 +221,7 @@ def jobs_for(base: RunConfig, registry: Registry) -> int:
 async def work(sweep: Sweep, reactor: Any) -> int:
     """Run the rest of the sweep; write its table and page, however that ends."""
     grid, display = sweep.grid, sweep.display
-    for line in _heading(sweep):
+    for line in (*_heading(sweep), *difference_lines(grid.plan.study)):
         display.say(line)
     if sweep.records == LINES:
         display.say(

@@ -30,6 +30,10 @@ def figures(results: StudyResults) -> dict[str, Any]:
         "attacks": list(dict.fromkeys(run.config.attack for run in plan.runs)),
         "defences": list(dict.fromkeys(run.config.pipeline for run in plan.runs)),
         "seeds": list(dict.fromkeys(run.config.seed for run in plan.runs)),
+        "differences": [
+            dict(zip(("key", "there", "here"), told, strict=True))
+            for told in plan.study.differences
+        ],
         "metrics": [asdict(metric) for metric in metrics],
         "chance": {metric.name: recorded_chance(outcomes, metric) for metric in metrics},
         "cells": [

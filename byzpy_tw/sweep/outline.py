@@ -7,7 +7,7 @@ from byzpy_tw.sweep.estimate import Estimate
 from byzpy_tw.sweep.grid import EXCLUDED, grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.plan import Plan, value_text
-from byzpy_tw.sweep.study import Axis
+from byzpy_tw.sweep.study import Axis, Study
 from byzpy_tw.text import clip
 
 CHAIN = ("pre_aggregator", "aggregator")  # an axis of whole chains
@@ -60,7 +60,14 @@ def dry_run_lines(plan: Plan, estimate: Estimate, jobs: int) -> list[str]:
     if impossible:
         cells = [cell for cell in grid_of_plan(plan).cells if cell.impossible != EXCLUDED]
         lines += [f"  {line}" for line in explain_impossible(cells)]
-    return [*lines, *_time_lines(estimate, left, jobs)]
+    lines += _time_lines(estimate, left, jobs)
+    return [*lines, *difference_lines(plan.study)]
+
+
+def difference_lines(study: Study) -> list[str]:
+    """Return what differs from the program whose file the study was, if there is anything."""
+    lines = [f"  {key}: there {there}; here {here}" for key, there, here in study.differences]
+    return ["differences from the program of this file:", *lines] if lines else []
 
 
 def _time_lines(estimate: Estimate, left: int, jobs: int) -> list[str]:

@@ -52,7 +52,8 @@ class Study:
 
     ``exclude`` has combinations of values that are left out, ``derive`` expressions for options
     that follow from others.  The seeds are ``seed``, ``seed + 1`` and so on, ``repetitions`` of
-    them, unless an axis has seeds.
+    them, unless an axis has seeds.  ``differences`` are those from another package's study that
+    this one was made of: a key, its meaning there, and here.
     """
 
     options: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Study:
     derive: Mapping[str, str] = field(factory=dict)
     repetitions: int = 1
     selection: Selection | None = None
+    differences: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def axes_in_order(self) -> tuple[Axis, ...]:

@@ -64,7 +64,6 @@ def read_study(
             several[name] = _read_axis(option)
         else:
             fixed[name] = _read_value(option)
-    replaced = {*given, *(name for axis in lists for name in axis.options)}
     found = Study(
         options=fixed,
         axes=_pair(several, settings.paired, where),
@@ -74,7 +73,7 @@ def read_study(
     exclude = _read_exclude(settings.exclude, found, where)
     selection = _read_selection(settings.select, found, where)
     found = attrs.evolve(found, exclude=exclude, selection=selection)
-    return _replace(found, replaced, given, lists)
+    return replace_options(found, given, lists)
 
 
 def _read_settings(table: Any, file: str, where: str) -> _Settings:
@@ -286,13 +285,12 @@ def _axis_names(keys: Any, study: Study, where: str) -> tuple[str, ...]:
 # -- the command line -------------------------------------------------------------------------
 
 
-def _replace(
-    study: Study, replaced: Collection[str], given: Mapping[str, Any], lists: Sequence[Axis]
-) -> Study:
-    """Return `study` with the options `given` and the axes `lists` in place of its `replaced`.
+def replace_options(study: Study, given: Mapping[str, Any], lists: Sequence[Axis]) -> Study:
+    """Return `study` with the options `given` and the axes `lists` in place of its own.
 
     Nodes live in this process unless it is said where.
     """
+    replaced = {*given, *(name for axis in lists for name in axis.options)}
     axes = [axis for axis in study.axes if not set(axis.options) & set(replaced)]
     for axis in study.axes:
         missing = [name for name in axis.options if name not in replaced]

@@ -1,0 +1,63 @@
+"""Files of other packages as studies; an error names the file, and where in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from byzpy_tw.config.toml import STANDARD_INPUT
+from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.sweep.byzfl_study import read_byzfl
+from byzpy_tw.sweep.study import Axis, Study
+from byzpy_tw.sweep.study_file import replace_options
+from byzpy_tw.text import clip
+
+
+def read_byzfl_file(path: Path, given: Mapping[str, Any], lists: Sequence[Axis]) -> Study:
+    """Read a ``config.json`` of ByzFL, with the options `given` and the axes `lists` in its place.
+
+    Raises `ConfigError` with the file, the key, the value and what to do.
+    """
+    file, text = _read_text(path)
+    replaced = {*given, *(name for axis in lists for name in axis.options)}
+    try:
+        return replace_options(read_byzfl(_parse_json(text), replaced), given, lists)
+    except ByzpyTwError as e:
+        raise e.with_text(f"{file}: {e}") from None
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    """Return the file's name for messages, and its text."""
+    file = "standard input" if path == STANDARD_INPUT else str(path)
+    try:
+        from_pipe = path == STANDARD_INPUT
+        data = sys.stdin.buffer.read() if from_pipe else path.read_bytes()
+        return file, data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8 text") from None
+    except (OSError, ValueError) as e:  # ValueError: no path at all
+        raise ConfigError(f"cannot read {file}: {getattr(e, 'strerror', None) or e}") from None
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_twice)
+    except json.JSONDecodeError as e:
+        line = clip(repr(text.split("\n")[e.lineno - 1].strip()))
+        raise ConfigError(f"not valid JSON: {e.msg} at line {e.lineno}: {line}") from None
+    except RecursionError:
+        raise ConfigError("not valid JSON: nested too deeply") from None
+    except ValueError as e:  # Python reads no integer of thousands of digits
+        raise ConfigError(f"not valid JSON: {clip(str(e), 200)}") from None
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the table of `pairs`; of two equal keys ByzFL takes the last, and says nothing."""
+    table = dict(pairs)
+    for key, _ in pairs if len(table) < len(pairs) else ():
+        if sum(key == other for other, _ in pairs) > 1:
+            raise ConfigError(f"the key {clip(key)!r} is given twice in one table")
+    return table
