@@ -285,7 +285,7 @@ class RecordTests(SynchronousTestCase):
             rule,
             "lr selected by validation accuracy, final, mean over the seeds, worst over attack:",
         )
-        told = ["  aggregator = median: lr = 0.2", "  aggregator = mean: lr = 0.2"]
+        told = ["aggregator = median: lr = 0.2", "aggregator = mean: lr = 0.2"]
         self.assertEqual([line.partition(" (")[0] for line in lines], told)
         made = study(Selection(("lr",), "gain"))
         [line] = select(StudyResults(made, results(made))).lines

@@ -312,3 +312,12 @@ class DocumentTests(Case):
         self.assertEqual(len(made.possible), len(made.runs))
         self.assertEqual(len(made.runs), 2 * 2 * (2 * 3 - 2))
         self.assertEqual({run.config.n for run in made.runs}, {20})
+
+    def test_the_third(self) -> None:
+        """It selects two options, by validation data that its runs have."""
+        *_, third = self.blocks("toml")
+        made = plan_of(self.read(third), load(only=()))
+        self.assertEqual(len(made.runs), 2 * 2 * 3 * 2 * 3)
+        self.assertEqual(
+            made.study.selection, Selection(("lr", "weight_decay"), "accuracy", ("attack",))
+        )

@@ -22,7 +22,7 @@ from byzpy_tw.audit.verify import Verification
 from byzpy_tw.batches import cut, take
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.datasets import Dataset, Split
-from byzpy_tw.errors import BrokenPlugin, ConfigError, UnsuitableData
+from byzpy_tw.errors import BrokenPlugin, ConfigError, ShardTooSmall, UnsuitableData
 from byzpy_tw.output.metrics import _gauge
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import CONFIG, ROUNDS, read_run
@@ -33,7 +33,7 @@ from byzpy_tw.tasks.metric import ACCURACY, Metric, with_validation
 from byzpy_tw.trainer.preparation import check_metric_names
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.building import build_host, make_model
-from byzpy_tw.workers.shards import make_shards
+from byzpy_tw.workers.shards import check_shard, make_shards
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.validation import training_indices, validation_indices
 from tests.support import folder
@@ -105,6 +105,14 @@ class Plugin:
 class ShardTests(SynchronousTestCase):
     def shards(self, data: Dataset, **changed: Any) -> list[np.ndarray]:
         return make_shards(evolve(SPEC, **changed), load(only=()), data)
+
+    def test_too_little_is_left(self) -> None:
+        """A shard without a batch says that a smaller share would leave more."""
+        for share, told in ((0.9, "a smaller --batch-size, a smaller --validation, another"),
+                            (0.0, "a smaller --batch-size, another")):  # fmt: skip
+            spec = evolve(SPEC, validation=share)
+            error = self.assertRaises(ShardTooSmall, check_shard, 0, 1, spec)
+            self.assertIn(told, str(error))
 
     def test_every_partition(self) -> None:
         """The shards are cut from all other examples, and hold no example that is kept aside."""

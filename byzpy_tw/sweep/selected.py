@@ -42,9 +42,9 @@ class Selected:
         if self.error:
             return [f"nothing is selected: {self.error}"]
         over, worst = (", ".join(map(toml_key, n)) for n in (selection.over, selection.worst_over))
-        shown = [f"  {choice.text}" for choice in self.choices[:_MOST_LINES]]
+        shown = [choice.text for choice in self.choices[:_MOST_LINES]]
         if more := len(self.choices) - len(shown):
-            shown.append(f"  ... and {more} more (lab.json has them all)")
+            shown.append(f"... and {more} more (lab.json has them all)")
         by = f"{self.choices[0].metric.words}, final, mean over the seeds"
         return [f"{over} selected by {by}{worst and f', worst over {worst}'}:", *shown]
 

@@ -96,8 +96,9 @@ def check_shard(shard: int, size: int, spec: RunSpec) -> None:
     """Raise `ShardTooSmall` where a node could not fill a batch from its shard."""
     if not can_fill(size, spec):
         cure = "--replacement" if spec.batches == DRAWS else f"--batches {KEEP}"
+        smaller = "a smaller --batch-size" + ", a smaller --validation" * bool(spec.validation)
         raise ShardTooSmall(
             f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
-            f"{spec.batch_size}: use fewer nodes, a smaller --batch-size, "
+            f"{spec.batch_size}: use fewer nodes, {smaller}, "
             f"another --partition, or {cure}"
         )
