@@ -20,8 +20,8 @@ NORM_LIMIT = 1e18
 _STRETCH = 1024  # elements whose squares are added up in float32
 _TINY = 1e-12  # below this norm, squares may vanish in float32
 _SHORT = 1 << 14  # elements: up to here one exact call is faster than several
-_EXACT_AT_ONCE = 1 << 20  # elements
-_HASHED_AT_ONCE = 1 << 22  # elements
+_EXACT_PART = 1 << 20  # elements that are added up at once, which decides last bits
+AT_ONCE = 1 << 22  # numbers of a tensor of any size that are read or copied at once
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -189,7 +189,7 @@ def sha256_of(*tensors: Tensor) -> str:
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
         whole = plain.is_contiguous() or not plain.numel()
         # Rows that lie apart are copied, a few of a large tensor at a time.
-        rows = max(1, _HASHED_AT_ONCE // plain[0].numel()) if not whole else 0
+        rows = max(1, AT_ONCE // plain[0].numel()) if not whole else 0
         for part in (plain,) if whole else plain.split(rows):
             if part.numel():
                 # An axis of length 1 may have any stride, and then no view of bytes.
@@ -230,7 +230,7 @@ def norm_of(vector: Tensor) -> float:
 def exact_norm(vector: Tensor) -> float:
     """The Euclidean norm of a flat vector, accumulated in float64."""
     # In parts, since torch converts its whole argument to float64.
-    parts = vector.split(_EXACT_AT_ONCE)
+    parts = vector.split(_EXACT_PART)
     return math.hypot(
         *(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts)
     )

@@ -203,7 +203,7 @@ def _heading(table: str, *more: str) -> list[str]:
     return [_line(titles), _line(["---"] * len(titles))]
 
 
-def _attack_words(table_cell: Cell, effects: Sequence[Attacked]) -> list[str]:
+def _attack_words(effects: Sequence[Attacked]) -> list[str]:
     found = {effect.attack: f"{effect.best:.1f}, {effect.final:.1f}" for effect in effects}
     complete = len(found) == len(ATTACKS)
     final = f"{min(effect.final for effect in effects):.1f}" if complete else ""
@@ -215,9 +215,7 @@ def table_text(table: str) -> str:
     if table != "byzfl_heat_map":
         return "\n".join([*_heading(table), *(_line(_cell_words(c)) for c in cells(table))])
     effects = attacked(read(HERE / "results" / f"{table}.csv"))
-    lines = [
-        _line([*_cell_words(c), *_attack_words(c, effects.get(c.key, []))]) for c in cells(table)
-    ]
+    lines = [_line([*_cell_words(c), *_attack_words(effects.get(c.key, []))]) for c in cells(table)]
     return "\n".join([*_heading(table, "final", *ATTACKS.values()), *lines])
 
 

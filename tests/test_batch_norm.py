@@ -16,6 +16,7 @@ from byzpy_tw import Registration, hookimpl, models
 from byzpy_tw.errors import UnsuitableModel
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import run_single_threaded
+from byzpy_tw.models.statistics import needs_statistics, recording, statistics_of, write_statistics
 from byzpy_tw.records.final_model import final_statistics, make_final_model
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.statistics_sample import MOST_EXAMPLES, StatisticsSample
@@ -143,10 +144,10 @@ class TrainingTests(StatisticsCase):
         for model in SOUND:
             host = self.host(model)
             self.assertFalse(host.trial_outcome.needs_copies, model)
-            before = {n: t.clone() for n, t in models.statistics_of(host.model).items()}
+            before = {n: t.clone() for n, t in statistics_of(host.model).items()}
             first, again = self.gradient(host), self.gradient(host)
             self.assertTrue(torch.equal(first.vector, again.vector))
-            after = models.statistics_of(host.model)
+            after = statistics_of(host.model)
             self.assertTrue(before and all(torch.equal(before[n], after[n]) for n in before))
 
     def test_a_last_part_of_one_example(self) -> None:
@@ -228,7 +229,7 @@ class EvaluationTests(StatisticsCase):
         plain.one.momentum = plain.two.momentum = None
         for part in evaluator.sample.parts:
             plain(data.inputs(data.train.x[part]))
-        for name, found in models.statistics_of(evaluator.model).items():
+        for name, found in statistics_of(evaluator.model).items():
             if "num_batches" not in name:
                 expected = plain.get_buffer(name)
                 torch.testing.assert_close(found, expected, rtol=0.1, atol=0.02)
@@ -260,7 +261,7 @@ class EvaluationTests(StatisticsCase):
                     for job in reversed(range(threads.statistics_jobs))
                 ]
                 threads.write_statistics([job.result() for job in reversed(jobs)])
-            ones, others = (models.statistics_of(e.model) for e in (alone, threads))
+            ones, others = (statistics_of(e.model) for e in (alone, threads))
             self.assertTrue(all(torch.equal(ones[name], others[name]) for name in ones), model)
 
     def test_copies(self) -> None:
@@ -286,9 +287,9 @@ class EvaluationTests(StatisticsCase):
 
         model = models.build(Twice, {}, seed=1).eval()
         x = torch.randn(30, 2)
-        with models.recording() as found:
+        with recording() as found:
             model(x)
-        models.write_statistics(model, [found])
+        write_statistics(model, [found])
         both = torch.cat([x, 2 * x + 1])
         torch.testing.assert_close(layer.running_mean, both.mean(0))
         torch.testing.assert_close(layer.running_var, both.var(0))
@@ -319,7 +320,7 @@ class EvaluationTests(StatisticsCase):
             self.assertTrue(uses_data)
             plain.eval()
             self.assertIn(type(next(iter(plain.children()))), (nn.Linear, nn.Conv2d))
-            self.assertFalse(models.needs_statistics(plain))
+            self.assertFalse(needs_statistics(plain))
             x = data.inputs(data.test.x)
             self.assertTrue(torch.equal(plain(x), evaluator.model(x)))
             self.assertTrue(final_statistics(spec, self.names, data, parameters))

@@ -228,7 +228,7 @@ class MistakeTests(ImagesCase):
             data = self.read(size=size)
             kept += [path for path in place.iterdir() if path not in kept]
             os.utime(kept[-1] / USED, (number, number))
-            held += [data] if size == 5 else []
+            held += [evolve(data, name="copy")] if size == 5 else []
             del data
         gc.collect()
 

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.aggregators import Krum, Mean, Median, TrimmedMean
+from byzpy_tw.aggregators import Krum, Mean, MeanAroundMedian, Median, Pipeline, TrimmedMean
 from byzpy_tw.errors import SearchTooLarge, TooManyRefused
-from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
+from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products, workspace
 from byzpy_tw.kernels import combinations as sums
 from byzpy_tw.kernels.combine import mean_of_moderate_rows
 from byzpy_tw.kernels.distances import squared_distances
 from byzpy_tw.kernels.gram import RUN_LENGTH, SAMPLE, norms_from, surely_below
+from byzpy_tw.kernels.memory import trim_heap
 from byzpy_tw.kernels.multiply import inner_products
 from byzpy_tw.kernels.networks import sorting_network
 from byzpy_tw.kernels.parallel import (
@@ -31,6 +32,7 @@ from byzpy_tw.kernels.parallel import (
     threads,
 )
 from byzpy_tw.kernels.search import MOST_STEPS, VertexCover, minimum_diameter_subset
+from byzpy_tw.preaggregators import NNM
 from byzpy_tw.vectors import NORM_LIMIT
 
 
@@ -311,6 +313,57 @@ class ModerateRowsTests(SynchronousTestCase):
             self.assertRaises(TooManyRefused, rule(f=1), huge)
             left = huge[[0, 1, 4, 5, 6]]
             self.assertTrue(torch.equal(rule(f=2)(huge), rule(f=0)(left)), rule)
+
+
+class WorkspaceTests(SynchronousTestCase):
+    """Buffers that are kept between calls."""
+
+    def setUp(self) -> None:
+        torch.manual_seed(7)
+        workspace.release_buffers()
+        self.addCleanup(workspace.release_buffers)
+
+    def test_lent_again(self) -> None:
+        """A buffer is lent again once it is given back, also after an error, and not before."""
+        like = torch.empty(0)
+        with workspace.borrowed_buffers() as borrow:
+            first, second = borrow(3, 1000, like), borrow(3, 1000, like)
+            self.assertEqual((first.shape, first.dtype), ((3, 1000), torch.float32))
+            self.assertNotEqual(first.data_ptr(), second.data_ptr())
+        with self.assertRaises(ZeroDivisionError), workspace.borrowed_buffers() as borrow:
+            again = borrow(3, 800, like)
+            self.assertIn(again.data_ptr(), (first.data_ptr(), second.data_ptr()))
+            self.assertEqual(borrow(2, 500, like.double()).dtype, torch.float64)
+            _ = 1 / 0
+        self.assertEqual(len(workspace._free), 2)
+        trim_heap()
+        self.assertEqual(workspace._free, [])
+
+    def test_bounded(self) -> None:
+        """No more is kept than the bound, and no buffer is used for something much smaller."""
+        like = torch.empty(0)
+        with workspace.borrowed_buffers() as borrow:
+            for _ in range(5):
+                borrow(9, 1 << 18, like)
+        self.assertLessEqual(sum(map(len, workspace._free)), workspace.MOST)
+        kept = len(workspace._free)
+        self.assertEqual(kept, 3)
+        with workspace.borrowed_buffers() as borrow:
+            borrow(1, 1000, like)
+            self.assertEqual(len(workspace._free), kept)
+
+    def test_what_they_hold(self) -> None:
+        """Numbers that an earlier call left, here NaN, are in no result."""
+        matrix = torch.randn(20, 60_000)
+        rules: list[Any] = [Median(), TrimmedMean(f=3), MeanAroundMedian(f=3)]
+        mixing: Any = NNM(f=3)
+        rules.append(Pipeline(pre=(mixing,), aggregator=TrimmedMean(f=3)))
+        for call in rules:
+            wanted = call(matrix)
+            self.assertGreater(len(workspace._free), 0)
+            for buffer in workspace._free:
+                buffer.fill_(255)
+            self.assertTrue(torch.equal(call(matrix), wanted))
 
 
 class NetworkTests(SynchronousTestCase):

@@ -248,7 +248,8 @@ class ThisTestTests(SynchronousTestCase):
 
 PLUGIN_FILES = "plugins.plugin_files"
 # The options of a run, of a command, of a sweep and of a server.
-READERS_OF_CODE = {"cli.plugin_options", "records.run_registry", "sweep.command", "tap"}
+READERS_OF_CODE = {"cli.plugin_options", "records.run_registry", "sweep.command",
+                   "sweep.worker", "tap"}  # fmt: skip
 CODE_CARRIERS = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 

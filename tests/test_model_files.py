@@ -19,6 +19,7 @@ from byzpy_tw.config.merge import drop_unused, merge_options
 from byzpy_tw.config.paths import resolve_paths
 from byzpy_tw.config.run_config import RunConfig, from_dict, options_digest
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError, UnsuitableModel
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.records.initial_values import FILE, identify_initial_values, use_initial_values
 from byzpy_tw.records.resume import merge_config
 from byzpy_tw.records.saved_model import check_can_save, save_model
@@ -74,7 +75,7 @@ class FirstValuesTests(FilesCase):
 
     def values(self, kind: Any = Plain) -> dict[str, Tensor]:
         model = self.model(kind)
-        return {name: leaf + 1 for name, leaf in models.trained_parameters(model)}
+        return {name: leaf + 1 for name, leaf in trained_parameters(model)}
 
     def test_they_are_taken(self) -> None:
         """The trained parameters have them, and the folder keeps them for later."""
@@ -82,7 +83,7 @@ class FirstValuesTests(FilesCase):
         path, model, kept = self.write(values), self.model(FrozenLast), self.here / "run"
         kept.mkdir()
         digest = use_initial_values(self.config(path), model, kept, {}, keep=True)
-        found = dict(models.trained_parameters(model))
+        found = dict(trained_parameters(model))
         self.assertEqual(found.keys(), values.keys())
         self.assertTrue(all(torch.equal(found[name], values[name]) for name in found))
         path.unlink()
@@ -141,7 +142,7 @@ class FirstValuesTests(FilesCase):
         save_model(model, path := self.here / "whole.safetensors")
         other = self.model(FrozenLast)
         with torch.no_grad():
-            for _, leaf in models.trained_parameters(other):
+            for _, leaf in trained_parameters(other):
                 leaf.zero_()
         use_initial_values(self.config(path), other, None, {})
         self.assertTrue(

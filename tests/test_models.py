@@ -14,7 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import models, seeds
 from byzpy_tw.errors import BadParameter, NeedsContext, UnsuitableModel
-from byzpy_tw.models import BUILTIN, build, count, flat_parameters
+from byzpy_tw.models import BUILTIN, build
+from byzpy_tw.models.building import count, flat_parameters
+from byzpy_tw.models.dropout import StreamDropout, randomness
+from byzpy_tw.models.statistics import needs_statistics
+from byzpy_tw.models.trainable import frozen_values, trained_parameters
 from byzpy_tw.plugins import load
 from byzpy_tw.workers.building import build_host
 from tests.trial_models import SPEC
@@ -63,12 +67,12 @@ class CatalogueTests(OneThreadCase):
             counts = {norm: count(factory, {"norm": norm}) for norm in ("group", "batch")}
             self.assertEqual(counts["group"], counts["batch"])
             model = build(factory, {"norm": "batch", "shape": (1, 8, 8)}, seed=1)
-            self.assertTrue(models.needs_statistics(model))
+            self.assertTrue(needs_statistics(model))
             loss = model(torch.randn(4, 1, 8, 8)).square().mean()
-            leaves = [leaf for _, leaf in models.trained_parameters(model)]
+            leaves = [leaf for _, leaf in trained_parameters(model)]
             self.assertTrue(all(g.any() for g in torch.autograd.grad(loss, leaves)))
             with torch.device("meta"):
-                self.assertFalse(models.needs_statistics(factory()))
+                self.assertFalse(needs_statistics(factory()))
 
     def test_convolutions_see_channels_last(self) -> None:
         """Images of one channel or three reach the first convolution so laid out."""
@@ -117,7 +121,7 @@ class CatalogueTests(OneThreadCase):
         """A causal transformer sees tokens up to each place, and no further."""
         model = build(models.gpt_nano, {"classes": 11, "shape": (6,), "dropout": 0.1}, seed=1)
         tokens = torch.arange(12).reshape(2, 6) % 11
-        with models.randomness(1):
+        with randomness(1):
             first = model(tokens)
         self.assertEqual((first.shape, first.dtype), ((2, 6, 11), torch.float32))
         model.eval()
@@ -243,10 +247,10 @@ class TorchvisionTests(OneThreadCase):
     def test_they_train(self) -> None:
         """Also with stochastic depth, dropout and BatchNorm: the same gradient each time."""
         model = self.make("efficientnet_b0")
-        leaves = [leaf for _, leaf in models.trained_parameters(model)]
+        leaves = [leaf for _, leaf in trained_parameters(model)]
         before, gradients = torch.random.get_rng_state(), []
         for _ in range(2):
-            with models.randomness(3):
+            with randomness(3):
                 out = model(torch.ones(2, 3, 32, 32))
             self.assertEqual(out.shape, (2, 5))
             gradients.append(torch.autograd.grad(out.square().sum(), leaves))
@@ -277,18 +281,18 @@ class TorchvisionTests(OneThreadCase):
         model = build(
             lambda: nn.Sequential(nn.Linear(3, 3), StochasticDepth(0.5, "row")), {}, seed=1
         )
-        self.assertIsInstance(model[1], models.StreamDropout)
-        with models.randomness(1):
+        self.assertIsInstance(model[1], StreamDropout)
+        with randomness(1):
             y = model[1](torch.ones(64, 3, 2))
         self.assertEqual(sorted(y.flatten(1).sum(1).unique().tolist()), [0.0, 12.0])
 
     def test_a_head(self) -> None:
         """Only its last layer is trained; statistics of the others are constants."""
         model = self.make("resnet18", trained="head")
-        trained = [name for name, _ in models.trained_parameters(model)]
+        trained = [name for name, _ in trained_parameters(model)]
         self.assertEqual(trained, ["fc.weight", "fc.bias"])
-        self.assertFalse(models.needs_statistics(model))
-        self.assertIn("bn1.running_var", models.frozen_values(model))
+        self.assertFalse(needs_statistics(model))
+        self.assertIn("bn1.running_var", frozen_values(model))
         error = self.assertRaises(BadParameter, self.make, "squeezenet1_1", trained="head")
         self.assertIn("does not end in a linear layer", str(error))
 
@@ -364,7 +368,7 @@ class DropoutTests(SynchronousTestCase):
         self.x = torch.ones(4, 1, 10, 10)
 
     def thinned(self, *name: int) -> Tensor:
-        with models.randomness(seeds.torch_seed(1, "dropout", *name)):
+        with randomness(seeds.torch_seed(1, "dropout", *name)):
             return self.model(self.x)
 
     def test_draws_from_a_named_stream(self) -> None:
@@ -386,8 +390,8 @@ class DropoutTests(SynchronousTestCase):
 
     def test_keeps_the_mean(self) -> None:
         """The kept values are scaled up by the dropped share; channels drop whole."""
-        layer = models.StreamDropout(0.25, axes=2)
-        with models.randomness(1):
+        layer = StreamDropout(0.25, axes=2)
+        with randomness(1):
             y = layer(torch.ones(200, 50, 4))
         self.assertTrue(torch.equal(y, y[:, :, :1].expand_as(y)))
         self.assertLess(abs(float(y.mean()) - 1.0), 0.02)
@@ -400,5 +404,5 @@ class DropoutTests(SynchronousTestCase):
             {},
             seed=0,
         )
-        self.assertIsInstance(model[1][0], models.StreamDropout)
+        self.assertIsInstance(model[1][0], StreamDropout)
         self.assertEqual(model[1][0].axes, 2)

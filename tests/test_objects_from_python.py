@@ -25,10 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import byzpy_tw
 from byzpy_tw import Result
 from byzpy_tw.algorithms import Dsgd
-from byzpy_tw.errors import (
-    Diverged,
-    RunDirectoryError,
-)
+from byzpy_tw.errors import BudgetExceeded, Diverged, RunDirectoryError
 from byzpy_tw.optimizers.sgd import SGD as Sgd
 from byzpy_tw.tasks import Classification
 from byzpy_tw.trainer.training import Training
@@ -222,6 +219,23 @@ class RunTests(Case):
             return loss * float("nan") if outputs.detach().abs().max() > 3 else loss
 
         text = self.refusal(Diverged, task=breaking, rounds=200, lr=20.0)
+        self.assertIn("breaking' has a loss that is not finite", text)
+
+    def test_a_loss_that_breaks_for_a_few(self) -> None:
+        """Its name is told also where so few nodes meet it that the model is not the cause."""
+
+        def breaking(outputs: Tensor, targets: Tensor) -> Tensor:
+            loss = squared(outputs, targets)
+            broken = bool((targets == 2).any()) and outputs.detach().abs().max() > 3
+            return loss * float("nan") if broken else loss
+
+        def by_label(labels: np.ndarray, nodes: int, stream: Any) -> list[np.ndarray]:
+            return np.array_split(np.argsort(labels), nodes)
+
+        text = self.refusal(
+            BudgetExceeded, task=breaking, partition=by_label, rounds=200, lr=5.0, num_byz=0,
+            attack="none",
+        )  # fmt: skip
         self.assertIn("breaking' has a loss that is not finite", text)
 
 

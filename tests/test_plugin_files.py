@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -34,6 +33,7 @@ from byzpy_tw.errors import (
     MisspeltHook,
     RunDirectoryError,
     ServerDiffers,
+    ServerError,
     UnknownName,
 )
 from byzpy_tw.plugins import Registry, load, load_and_warn
@@ -41,9 +41,11 @@ from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.records.resume_hints import how_to_resume
 from byzpy_tw.records.run_registry import load_registry
 from byzpy_tw.scaffold.writing import KINDS, write_single_file
+from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.sweep.grid import command_line
 from byzpy_tw.tap import Options, makeService
 from byzpy_tw.testing import FakeServer
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.testing.fake_server import HERE
 from byzpy_tw.trainer.handshake import Handshake
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -62,6 +64,13 @@ RULE = """
 
 def version_of(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def service_of(options: Options) -> ByzpyServer:
+    """The server of these options, as far as it can tell its environment."""
+    [service] = makeService(options, ClockReactor())
+    service.pool = HandCrankedPool(eager=True)
+    return service
 
 
 class MistakeTests(SynchronousTestCase):
@@ -323,12 +332,12 @@ class OnServersTests(SynchronousTestCase):
         path = plugin_file(self, NET)
         options = Options()
         options.parseOptions(["--host", "127.0.0.1", "--port", "0", "--plugin", str(path)])
-        [service] = makeService(options, Clock())
+        version = version_of(path)
+        service = service_of(options)
         path.write_text("edited after the start")
         service.reload_keys()
-        self.assertEqual(service._registry.entry("model", "net").distribution, "mine.py")
-        environment = service._detect_environment()
-        self.assertEqual(environment.plugins["mine.py"], service._registry.files[0].version)
+        environment = self.successResultOf(service.environment())
+        self.assertEqual(environment.plugins["mine.py"], version)
         self.assertNotIn(str(path.parent), environment.to_json())
 
     def test_privileges(self) -> None:
@@ -337,9 +346,11 @@ class OnServersTests(SynchronousTestCase):
         options = Options()
         options.parent = TwistdOptions(uid=1)  # type: ignore[assignment]
         options.parseOptions(["--host", "127.0.0.1", "--port", "0", "--plugin", str(path)])
-        [service] = makeService(options, Clock())
+        service = service_of(options)
         path.unlink()
-        self.assertRaises(BrokenPlugin, lambda: service._registry)
+        error = self.failureResultOf(service.environment(), ServerError).value
+        self.assertIn("run as root", str(error))
+        self.assertEqual(len(self.flushLoggedErrors(BrokenPlugin)), 1)
 
     def test_mistakes_of_the_option(self) -> None:
         """The server does not start: one line."""

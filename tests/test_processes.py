@@ -155,6 +155,24 @@ class LauncherTests(SynchronousTestCase):
         self.assertEqual(len(descriptors), 1)
         os.close(descriptors[0])
 
+    def test_a_descriptor_of_this_process(self) -> None:
+        """The child gets it as well, and it stays open here; orders go to standard input."""
+        mine, other = os.pipe()
+        self.addCleanup(os.close, mine)
+        self.addCleanup(os.close, other)
+        ended = Ended()
+        self.launcher.launch(self.reactor, ended, PROGRAM, {0: "w", 1: other})
+        self.addCleanup(ended.transport.pipes[0].connectionLost, Failure(ConnectionDone()))
+        _, (read, write), _, _ = socket.recv_fds(self.theirs, 1 << 20, 9)
+        os.write(write, b"x")
+        self.assertEqual(os.read(mine, 9), b"x")
+        os.fstat(other)
+        ended.transport.write(b"order")
+        ended.transport.pipes[0].doWrite()
+        self.assertEqual(os.read(read, 9), b"order")
+        os.close(read)
+        os.close(write)
+
     def test_an_end_needs_the_exit_and_all_pipes(self) -> None:
         """In either order, as of processes that Twisted starts."""
         first, second = self.launched(), self.launched()

@@ -16,9 +16,8 @@ from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
-from byzpy_tw import Result, RunConfig
+from byzpy_tw import Result, RunConfig, api
 from byzpy_tw.algorithms.state import State
-from byzpy_tw.api import _Request, _result
 from byzpy_tw.errors import (
     BudgetExceeded,
     ConfigError,
@@ -225,14 +224,19 @@ class EndTests(SynchronousTestCase):
     def test_whose_result_it_is(self) -> None:
         """A folder's result is returned for the error that it records, and for no other."""
         path = run_folder(self, status="paused", error="2 of 4", error_code="BUDGET_EXCEEDED")
-        asked = _Request({"plugin": ("a.py",)})
-        self.assertEqual(_result(path, BudgetExceeded("2 of 4"), False, asked).status, "paused")
+
+        def go_on(path: Path, error: Exception, *, check: bool = False) -> Result:
+            """Go on with the run in `path`, whose process reports `error`."""
+            self.patch(api, "run_child", lambda *_: error)
+            return byzpy_tw.run(resume=path, plugin="a.py", show=None, check=check)
+
         over = BudgetExceeded("2 of 4")
-        error = self.assertRaises(BudgetExceeded, _result, path, over, True, asked)
+        self.assertEqual(go_on(path, over).status, "paused")
+        error = self.assertRaises(BudgetExceeded, go_on, path, over, check=True)
         self.assertIn("Result.read", error.__notes__[0])
         self.assertIn(f"byzpy_tw.run(resume={str(path)!r}, plugin=['a.py'])", error.__notes__[1])
-        self.assertRaises(ConfigError, _result, path, ConfigError("no"), False, asked)
-        self.assertRaises(RunFailed, _result, folder(self), RunFailed("killed"), False, asked)
+        self.assertRaises(ConfigError, go_on, path, ConfigError("no"))
+        self.assertRaises(RunFailed, go_on, folder(self), RunFailed("killed"))
 
 
 def run_folder(case: Any, **result: Any) -> Path:

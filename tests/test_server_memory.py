@@ -17,7 +17,8 @@ from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.kernels.memory import trim_heap
 from byzpy_tw.protocol import commands
-from byzpy_tw.server.service import TRIM_DELAY, ByzpyServer
+from byzpy_tw.server.heap_trimmer import TRIM_DELAY, HeapTrimmer
+from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.transports.tcp import TCPLink
 from byzpy_tw.workers.spec import RunSpec
@@ -43,13 +44,12 @@ SPEC = RunSpec(
 class TidyTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.pool = Clock(), Noting()
-        self.server = ByzpyServer(self.clock, ServerConfig(host="127.0.0.1", port=0))
-        self.server.pool = self.pool  # type: ignore[assignment]
+        self.trimmer = HeapTrimmer(self.clock, self.pool)  # type: ignore[arg-type]
 
     def test_once_for_runs_that_end_together(self) -> None:
         """A crowd that leaves costs one trim, and a quiet server none."""
         for _ in range(50):
-            self.server.schedule_trim()
+            self.trimmer.schedule()
         self.clock.advance(TRIM_DELAY)
         self.assertEqual(self.pool.given, [trim_heap])
         self.clock.pump([TRIM_DELAY] * 50)
@@ -57,9 +57,9 @@ class TidyTests(SynchronousTestCase):
 
     def test_after_the_last_of_them(self) -> None:
         """A run that ends just before a trim has one after it, when it has let go."""
-        self.server.schedule_trim()
+        self.trimmer.schedule()
         self.clock.advance(TRIM_DELAY * 0.99)
-        self.server.schedule_trim()
+        self.trimmer.schedule()
         ended = self.clock.seconds()
         trims: list[float] = []
         for _ in range(400):
@@ -77,12 +77,13 @@ class TidyTests(SynchronousTestCase):
         class Refusing:
             """The server, but for its building."""
 
-            def __init__(self, server: ByzpyServer) -> None:
-                self.build, self.schedule_trim = build, server.schedule_trim
+            def __init__(self, server: ByzpyServer, trimmer: HeapTrimmer) -> None:
+                self.build, self.trimmer = build, trimmer
                 self.limits, self.runs = server.limits, 0
                 self.take_over = server.take_over
 
-        session = Session(Refusing(self.server), TCPLink())  # type: ignore[arg-type]
+        server = ByzpyServer(self.clock, ServerConfig(host="127.0.0.1", port=0))
+        session = Session(Refusing(server, self.trimmer), TCPLink())  # type: ignore[arg-type]
         opening = Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC)))
         self.failureResultOf(opening, LimitExceeded)
         self.clock.advance(TRIM_DELAY)

@@ -281,7 +281,8 @@ class DataTests(SynchronousTestCase):
 
 class JobsTests(SynchronousTestCase):
     def test_how_many(self) -> None:
-        """One where threads are given, on servers, or where somebody watches rounds."""
+        """One for each core, or as many cores as each has threads; two for each server; one
+        where somebody watches rounds."""
 
         class Watcher:
             @hookimpl
@@ -289,9 +290,15 @@ class JobsTests(SynchronousTestCase):
                 pass
 
         nobody, watched = load(only=()), load(only=(), extra={"watcher": Watcher()})
-        self.assertEqual(jobs_for(grid().base, nobody), min(2, cores()))
-        for given, names in (({"threads": 2}, nobody), ({"local": 2}, nobody), ({}, watched)):
-            self.assertEqual(jobs_for(grid(**given).base, names), 1)
+        for given, names, expected in (
+            ({}, nobody, cores()),
+            ({"threads": cores()}, nobody, 1),
+            ({"threads": 2 * cores()}, nobody, 1),
+            ({"local": 2}, nobody, 4),
+            ({}, watched, 1),
+            ({"local": 2}, watched, 1),
+        ):  # fmt: skip
+            self.assertEqual(jobs_for(grid(**given).base, names), expected, given)
 
 
 class OutcomeTests(SynchronousTestCase):

@@ -174,7 +174,7 @@ class PivotTests(SynchronousTestCase):
         both = pivot(
             results, View(rows=("aggregator",), columns=("attack",), worst_over=("f",)), ACCURACY
         )
-        self.assertEqual(both.value(("mean",), (WORST,)).where, "sign-flip:scale=-5, 2")
+        self.assertEqual(both.value(("mean",), (WORST,)).where, "sign-flip:scale=-5, f = 2")
 
     def test_cells_without_a_value(self) -> None:
         """They say why: impossible, failed, waiting, not finite, or left out."""

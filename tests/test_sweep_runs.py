@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.errors import ServerError, ServerUnreachable
+from byzpy_tw.errors import ConfigError, ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import execution
@@ -30,7 +31,7 @@ from byzpy_tw.sweep.estimate import is_done
 from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.study import Axis, Study
+from byzpy_tw.sweep.study import Axis, Selection, Study
 from byzpy_tw.trainer.run import RunOutcome
 from tests.support import Process, folder
 from tests.sweep_grids import grid_of
@@ -175,6 +176,39 @@ class ExtendedTests(TestCase):
         self.assertEqual({path: path.read_bytes() for path in before}, before)
 
 
+class SelectionTests(TestCase):
+    async def test_from_a_study_to_its_files(self) -> None:
+        """The chosen values are printed, and written with what they reach on the test data."""
+        where, names, out = folder(self), load(only=()), io.StringIO()
+        study = Study(
+            options={**SMALL, "in_process": True, "validation": 0.25},
+            axes=(axis("lr", 1e-6, 0.5), axis("aggregator", "median")),
+            selection=Selection(("lr",), "accuracy"),
+        )
+        plain = evolve(study, options={**SMALL, "in_process": True})
+        with self.assertRaisesRegex(ConfigError, "add validation = 0.1"):
+            plan_of(plain, names)
+        sweep = Sweep(grid_of_plan(plan_of(study, names)), where, 1, names, reactor)
+        with redirect_stdout(out):
+            self.assertEqual(await work(sweep, reactor), 0)
+        self.assertRegex(out.getvalue(), r"aggregator = median: lr = 0.5 \(validation accuracy")
+        entry = json.loads((where / "lab.json").read_text())["selection"]
+        [point] = entry["points"]
+        self.assertEqual((entry["by"], point["chosen"]), ("validation_accuracy", {"lr": "0.5"}))
+        with open(where / "selected.csv", newline="") as file:
+            [row] = csv.DictReader(file)
+        self.assertEqual(row["lr"], "0.5")
+        value = point["test"]["accuracy"]["final"]["value"]
+        self.assertEqual(float(row["final_accuracy"]), value)
+        again = Sweep(grid_of_plan(plan_of(evolve(study, selection=None), names)), where, 1, names,
+                      reactor)  # fmt: skip
+        again.load_finished()
+        with redirect_stdout(out):
+            await work(again, reactor)
+        self.assertFalse((where / "selected.csv").exists())
+        self.assertNotIn("selection", json.loads((where / "lab.json").read_text()))
+
+
 class LeftTests(TestCase):
     """Files that an earlier call has left."""
 
@@ -218,7 +252,9 @@ class LeftTests(TestCase):
 
         for recorded in (False, True):
 
-            async def end(_: Any, run: Any, *more: Any, recorded: bool = recorded) -> RunOutcome:
+            async def end(
+                _: Any, run: Any, *more: Any, recorded: bool = recorded, pool: Any = None
+            ) -> RunOutcome:
                 run.directory.close()
                 return RunOutcome(ServerError("gone"), "", recorded)
 

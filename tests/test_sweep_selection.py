@@ -15,17 +15,18 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import byzpy_tw
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.summary import AttackFailures
+from byzpy_tw.sweep.long_form import runs_table
 from byzpy_tw.sweep.plan import Plan, PlannedRun
 from byzpy_tw.sweep.results import RunResult, read
+from byzpy_tw.sweep.selected import Selected, select
 from byzpy_tw.sweep.selection import (
     Choice,
     check_selection,
     choose,
-    describe,
     find_metric,
-    selected_runs,
 )
 from byzpy_tw.sweep.study import Axis, Selection
+from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.tasks.metric import ACCURACY, Metric, with_validation
 from tests.support import folder
 from tests.test_sweep_plan import plan
@@ -91,7 +92,10 @@ class RuleTests(SynchronousTestCase):
             "10.00 points better than lr = 0.1)",
         )
         self.assertEqual(
-            {(r.point["lr"], r.point["attack"], r.point["seed"]) for r in selected_runs(choices)},
+            {
+                (r.point["lr"], r.point["attack"], r.point["seed"])
+                for r in select(StudyResults(made, results(made))).runs
+            },
             {("0.2", a, s) for a in ("empire", "alie") for s in ("42", "43")},
         )
 
@@ -141,7 +145,7 @@ class RuleTests(SynchronousTestCase):
         gone = {run.folder: result(run, None, status="diverged") for run in made.runs}
         [first, _] = choose(made, gone)
         self.assertIn("lr = 0.1 (diverged, or no finite validation accuracy", first.text)
-        json.dumps(describe(made, [first], gone), allow_nan=False)
+        json.dumps(select(StudyResults(made, gone)).entry, allow_nan=False)
 
     @given(st.randoms(use_true_random=False))
     def test_order_of_runs(self, shuffled: random.Random) -> None:
@@ -253,7 +257,8 @@ class RecordTests(SynchronousTestCase):
         """It has the rule, each candidate's score, and the test values of what is chosen."""
         made = study()
         found = results(made)
-        record: Any = describe(made, choose(made, found), found)
+        selected = select(StudyResults(made, found))
+        record: Any = selected.entry
         self.assertEqual(
             {k: record[k] for k in ("over", "worst_over", "by", "kind")},
             {"over": ["lr"], "worst_over": ["attack"], "by": "validation_accuracy",
@@ -268,8 +273,43 @@ class RecordTests(SynchronousTestCase):
         self.assertAlmostEqual(point["test"]["accuracy"]["final"]["value"], 0.5)
         self.assertEqual(point["test"]["accuracy"]["final"]["where"], {"attack": "empire"})
         self.assertEqual(point["test"]["accuracy"]["best"]["value"], 1.0)
-        self.assertIs(describe(plan(axis("lr", 0.1)), (), {}), None)
+        plain = Selected(StudyResults(plan(axis("lr", 0.1))))
+        self.assertEqual((plain.entry, plain.lines), (None, []))
         json.dumps(record, allow_nan=False)
+
+    def test_lines(self) -> None:
+        """The rule stands first, then each choice; a mistake is told, and ends nothing."""
+        made = study()
+        rule, *lines = select(StudyResults(made, results(made))).lines
+        self.assertEqual(
+            rule,
+            "lr selected by validation accuracy, final, mean over the seeds, worst over attack:",
+        )
+        told = ["  aggregator = median: lr = 0.2", "  aggregator = mean: lr = 0.2"]
+        self.assertEqual([line.partition(" (")[0] for line in lines], told)
+        made = study(Selection(("lr",), "gain"))
+        [line] = select(StudyResults(made, results(made))).lines
+        self.assertIn("nothing is selected: [sweep] select: by: runs have no metric 'gain'", line)
+
+    def test_table(self) -> None:
+        """It has the rows of results.csv of the runs that are chosen, test values and all."""
+        made = study()
+        ended = {run.folder: outcome_of(run, score(run)) for run in made.runs}
+        found = StudyResults(made, ended)
+        whole, part = runs_table(found), select(found).table
+        self.assertEqual(part.columns, whole.columns)
+        lr = whole.columns.index("lr")
+        self.assertEqual(part.rows, tuple(row for row in whole.rows if row[lr] == 0.2))
+        self.assertIn("final_validation_accuracy", part.columns)
+
+
+def outcome_of(run: PlannedRun, value: float) -> RunResult:
+    """The whole result of a run."""
+    made = result(run, value)
+    return RunResult(
+        run=run, status="finished", error="", rounds=3, metrics=made.metrics, seconds=1.0,
+        digest=None, task_metrics=METRICS,
+    )  # fmt: skip
 
 
 class PlantedTests(TestCase):

@@ -67,7 +67,7 @@ class SlotTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(run), RunEnd())
 
     def test_no_room(self) -> None:
-        """What one has no room for waits for another's, and then for an end, or some seconds."""
+        """A run that finds no room waits for another's, and then for an end, or some seconds."""
         first, second = self.start("one"), self.start("two")
         self.end(1, BUSY)
         self.assertEqual(self.where, [A, B, A])

@@ -295,7 +295,7 @@ class DocumentTests(Case):
 
     def test_the_first(self) -> None:
         """Twenty lines make 108 runs, and a dry run says what the page says."""
-        first, _ = self.blocks("toml")
+        first, *_ = self.blocks("toml")
         self.assertLessEqual(len(first.splitlines()), 20)
         self.path.write_text(first, encoding="utf-8")
         with redirect_stdout(io.StringIO()) as out:
@@ -307,7 +307,7 @@ class DocumentTests(Case):
 
     def test_the_second(self) -> None:
         """It is what is said of it: always twenty nodes, and every combination can be run."""
-        _, second = self.blocks("toml")
+        _, second, *_ = self.blocks("toml")
         made = plan_of(self.read(second), load(only=()))
         self.assertEqual(len(made.possible), len(made.runs))
         self.assertEqual(len(made.runs), 2 * 2 * (2 * 3 - 2))

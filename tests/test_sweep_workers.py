@@ -22,7 +22,7 @@ from byzpy_tw.errors import ConfigError, UnsuitableData
 from byzpy_tw.plugins import load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.execution import RunEnd
-from byzpy_tw.sweep.run_lines import FILE, FOLDERS, LINES, RunLines, default_records
+from byzpy_tw.sweep.run_lines import FILE, FOLDERS, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.worker import ANSWERS, Setup
 from byzpy_tw.sweep.worker_pool import STOP_SECONDS, WorkerPool
@@ -106,7 +106,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(len(self.launcher.started), 1)
 
     def test_one_starts_at_a_time(self) -> None:
-        """What the first one downloads, the second one finds."""
+        """The second one finds what the first one downloads."""
         both = [self.executing(i) for i in range(2)]
         self.assertEqual(len(self.launcher.started), 1)
         self.launcher.started[0].answer(ready=1)
@@ -160,7 +160,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_lines(self) -> None:
-        """What a run says and what its process prints is shown."""
+        """Lines of a run, and prints of its process, are shown."""
         running = self.executing()
         [process] = self.launcher.started
         process.answer(ready=1)
@@ -201,11 +201,15 @@ class LineTests(TestCase):
         again = Sweep(made, where / LINES, 1, names, reactor)
         again.load_finished()
         self.assertEqual(again.finished_before, 4)
+        known = RunLines.below(where / LINES)
+        self.assertTrue(all(known.has_ended(run) for run in made.runs))
+        self.assertFalse(known.has_ended(attrs.evolve(made.runs[0], folder="other")))
         for one, line, read in zip(*(lab.outcomes() for lab in (*found, again)), strict=True):
             self.assertEqual(line, read)
             for run, other in zip(one.ended, line.ended, strict=True):
                 self.assertEqual(
-                    attrs.evolve(run, seconds=0, shares=()), attrs.evolve(other, seconds=0)
+                    attrs.evolve(run, seconds=0, shares=(), has_folder=False),
+                    attrs.evolve(other, seconds=0),
                 )
 
     def test_the_file(self) -> None:
@@ -233,6 +237,11 @@ class LineTests(TestCase):
         self.assertEqual(default_records([run] * 1000), LINES)
         self.assertEqual(default_records([run] * 999), FOLDERS)
         self.assertEqual(default_records([run] * 999 + [long]), FOLDERS)
+        begun = attrs.evolve(run, config=attrs.evolve(run.config, init="a.safetensors"))
+        self.assertEqual(default_records([begun] * 1000), FOLDERS)
+        error = self.assertRaises(ConfigError, check_records, LINES, [begun])
+        self.assertIn("use --records folders", str(error))
+        check_records(FOLDERS, [begun])
 
 
 def children_of(pid: int) -> list[int]:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, models
 from byzpy_tw.errors import LimitExceeded, ServerDiffers, UnsuitableModel, WireError
+from byzpy_tw.models.trainable import constant_buffers, digest_of_values, frozen_values
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.trainer.handshake import Handshake
@@ -206,17 +207,17 @@ class FrozenTests(FrozenCase):
         """New parameters reach the trained ones, of nodes and of the evaluation."""
         for model in SOUND:
             host = self.host(model)
-            constants = models.digest_of_values(models.frozen_values(host.model))
+            constants = digest_of_values(frozen_values(host.model))
             before, vector = self.gradient(host), torch.linspace(-1, 1, host.dimension)
             host.load(vector)
             after = self.gradient(host)
             self.assertNotEqual(before.loss, after.loss, model)
-            self.assertEqual(models.digest_of_values(models.frozen_values(host.model)), constants)
+            self.assertEqual(digest_of_values(frozen_values(host.model)), constants)
             task = make_task(host.spec, self.names, host.dataset)
             evaluator = Evaluator(host.model, host.dataset, task)
             evaluator.load(2 * vector)
-            self.assertEqual(models.digest_of_values(models.constant_buffers(host.model)),
-                             models.digest_of_values(dict(host.model.named_buffers())))  # fmt: skip
+            self.assertEqual(digest_of_values(constant_buffers(host.model)),
+                             digest_of_values(dict(host.model.named_buffers())))  # fmt: skip
             flat = torch.cat([leaf.reshape(-1) for leaf in evaluator._leaves])
             self.assertTrue(torch.equal(flat, 2 * vector))
 
@@ -320,8 +321,8 @@ class ComparedTests(FrozenCase):
             lambda t: (t * 1j).conj(), lambda t: t.bool() if t[0, 1] == 2 else t.long(),
             lambda t: t[0, 1], lambda t: t[:0],
         ):  # fmt: skip
-            digests = [models.digest_of_values({"a": kind(t)}) for t in (plain, plain.clone())]
+            digests = [digest_of_values({"a": kind(t)}) for t in (plain, plain.clone())]
             self.assertEqual(*digests)
             if kind(plain).numel():
-                self.assertNotEqual(digests[0], models.digest_of_values({"a": kind(other)}))
-            self.assertNotEqual(digests[0], models.digest_of_values({"b": kind(plain)}))
+                self.assertNotEqual(digests[0], digest_of_values({"a": kind(other)}))
+            self.assertNotEqual(digests[0], digest_of_values({"b": kind(plain)}))

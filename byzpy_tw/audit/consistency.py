@@ -112,7 +112,7 @@ def _recorded_options(run: RecordedRun, problems: list[Problem]) -> dict[str, An
             return None
         text = (
             f"round {number} carries the digest of another configuration "
-            f"({clean_value(bits)}) than the rounds before it ({digest[:12]})"
+            f"({clean_value(bits)}) than the rounds before it ({clean_value(digest)})"
         )
         problems.append(Problem("digest", text, number))
     return found

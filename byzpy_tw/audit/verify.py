@@ -169,8 +169,8 @@ class Verification:
                 self._checkpoints[round] = path
             else:
                 text = (
-                    f"{path.name} holds other parameters ({found[:12]}) than are on record "
-                    f"after round {round - 1} ({recorded[:12]})"
+                    f"{path.name} holds other parameters ({clean_value(found)}) than are on "
+                    f"record after round {round - 1} ({clean_value(recorded)})"
                 )
                 self.problems.append(Problem("checkpoint", text, round - 1))
 
@@ -327,8 +327,8 @@ class Verification:
             else:
                 why = found.explain_hash(record, self.recorded.description.get("placement"))
                 text = (
-                    f"round {number}: the recorded hash {recorded[:12]} is not met, computed "
-                    f"{found.digest[:12]}; {why}"
+                    f"round {number}: the recorded hash {clean_value(recorded)} is not met, "
+                    f"computed {clean_value(found.digest)}; {why}"
                 )
                 self._unconfirmed = Problem("hash", text, number)
             state = found.state

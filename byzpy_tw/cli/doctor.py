@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from byzpy_tw.cli import train
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.text import number_range
+from byzpy_tw.text import clean_value, number_range
 
 if TYPE_CHECKING:
     from byzpy_tw.trainer.doctor import Doctor
@@ -137,7 +137,7 @@ def _environment_lines(doctor: Doctor) -> Iterator[str]:
         least, most = found["shards"]
         yield (
             f"  data {doctor.config.dataset}: {train_:,} examples, {test:,} to test, digest "
-            f"{found['data_digest'][:12]}; {least:,} to {most:,} in a shard, "
+            f"{clean_value(found['data_digest'])}; {least:,} to {most:,} in a shard, "
             f"{doctor.config.batch_size} in a batch"
         )
         d = found["dimension"]

@@ -156,7 +156,7 @@ def _tell(verification: Verification, start: int, write: Callable[[str], None]) 
         last = verification.rounds[-1]["parameters_sha256"]
         write(
             f"confirmed: the recorded hashes of {done} of {rounds} rounds are met{since}; "
-            f"the parameters at the end are {last[:12]}"
+            f"the parameters at the end are {clean_value(last)}"
         )
     else:
         first = min((p.round for p in problems if p.round is not None), default=None)

@@ -63,6 +63,12 @@ class CropFlip:
         found = padded[which, :, rows[:, :, None], columns[:, None, :]]
         return found.permute(0, 3, 1, 2).contiguous()
 
+    def shape_fault(self, shape: Any) -> str:
+        """Return why examples of `shape` are no images; empty where they are."""
+        if isinstance(shape, tuple) and len(shape) == 3:
+            return ""
+        return f"crop-flip changes images (channels, height, width), and its examples are {shape}"
+
 
 BUILTIN: Mapping[str, Augmentation] = {"crop-flip": CropFlip()}
 
@@ -75,7 +81,10 @@ def find_augmentation(given: Any) -> Any:
 
 
 def augmentation_fault(augment: Any, shape: Any) -> str:
-    """Return why `augment` cannot change examples of `shape`; empty where nothing is wrong."""
+    """Return why `augment` cannot change examples of `shape`; empty where nothing is wrong.
+
+    One that not every shape suits has a method ``shape_fault`` that tells it in the same way.
+    """
     if isinstance(augment, str):
         return f"augment is {augment!r:.80}, expected none, {', '.join(BUILTIN)} or an object"
     count = getattr(augment, "random_numbers", None)
@@ -84,6 +93,5 @@ def augmentation_fault(augment: Any, shape: Any) -> str:
             f"augment is {augment!r:.80}, expected a name or a callable of examples and numbers "
             f"with an attribute random_numbers, from 0 to {MOST_NUMBERS}"
         )
-    if isinstance(augment, CropFlip) and (not isinstance(shape, tuple) or len(shape) != 3):
-        return f"crop-flip changes images (channels, height, width), and its examples are {shape}"
-    return ""
+    shape_fault = getattr(augment, "shape_fault", None)
+    return shape_fault(shape) if shape_fault is not None else ""

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -79,13 +80,14 @@ def images(
         Split(decoded[part], torch.tensor([classes.index(label) for label, _ in found]).long())
         for part, found in listed.items()
     )
-    data = Dataset(
+    if held is not None:
+        with held:  # for as long as one of the splits is there, in this dataset or in others
+            for split in (train, test):
+                weakref.finalize(split, os.close, os.dup(held.fileno()))
+    return Dataset(
         name, train, test, len(classes),
         mean=(mean,), std=(std,), mapped=True, class_names=tuple(classes), augment=augment,
     )  # fmt: skip
-    if held is not None:
-        weakref.finalize(data, held.close)
-    return data
 
 
 def _check_classes(folder: Path, classes: list[str], test: list[tuple[str, Path]]) -> None:

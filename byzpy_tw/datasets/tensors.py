@@ -16,9 +16,9 @@ from torch import Tensor
 
 from byzpy_tw.batches import Batch, map_tensors, tensors_of
 from byzpy_tw.errors import UnsuitableData
+from byzpy_tw.vectors import AT_ONCE
 
 IGNORED = -100  # torch's `ignore_index`: no class, in targets of more than one dimension
-AT_ONCE = 2**22  # numbers that are read together
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64)
 _TARGETS = (torch.bool, *_WHOLE, torch.uint8, *_FLOATS)

@@ -6,6 +6,8 @@ import ctypes
 import gc
 from contextlib import suppress
 
+from byzpy_tw.kernels.workspace import release_buffers
+
 # glibc's mallopt: its names and numbers, from malloc.h, and our values.
 _ARENA_MAX, _ARENAS = -8, 2
 _MMAP_THRESHOLD, _LARGE = -3, 32 << 20
@@ -43,6 +45,7 @@ def trim_heap() -> None:
     would hold the sum of all its runs' peaks.
     """
     gc.collect()
+    release_buffers()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

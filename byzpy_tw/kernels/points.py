@@ -33,6 +33,7 @@ from byzpy_tw.kernels.gram import (
     surely_below,
 )
 from byzpy_tw.kernels.multiply import rounding_bound
+from byzpy_tw.kernels.workspace import Borrow
 from byzpy_tw.vectors import NORM_LIMIT
 
 EPSILON = float(torch.finfo(torch.float64).eps)
@@ -282,7 +283,7 @@ class Points:
         # Where rows were refused, the others are finite.
         return combination(self.matrix, self.row_weights(weights), finite=self.rows is None)
 
-    def reader(self, width: int) -> Callable[[slice], Sequence[Tensor]]:
+    def reader(self, width: int, borrow: Borrow) -> Callable[[slice], Sequence[Tensor]]:
         """Return a function that reads the points' coordinates, at most `width` at a time.
 
         For one thread.  The rows are float32 at least, must not be written to,
@@ -298,7 +299,7 @@ class Points:
 
             return plain
         mix, used = used_columns(self.matrix, self._to_rows(self.mix))
-        room = self.matrix.new_empty(self.size * width, dtype=dtype)
+        room = borrow(self.size, width, mix).view(-1)
 
         def mixed(columns: slice) -> Sequence[Tensor]:
             tile = gather_rows(self.matrix[:, columns], used, dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
 from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.kernels.workspace import Borrow, borrowed_buffers
 
 Rows = Sequence[Tensor]
 T = TypeVar("T")
@@ -153,18 +154,19 @@ def _map_sorted_tiles(
     steps = sorting_network(wanted)
     width = _width(points)
 
-    def start() -> Callable[[Rows], Tensor]:
+    def start(borrow: Borrow) -> Callable[[Rows], Tensor]:
         room: Tensor | None = None
 
         def compute(rows: Rows) -> Tensor:
             nonlocal room
             if room is None:
-                room = rows[0].new_empty(steps.scratch, width)
+                room = borrow(steps.scratch, width, rows[0])
             return answer(_run_network(steps, rows, room[:, : len(rows[0])]), rows)
 
         return compute
 
-    return _map_tiles(points, start)
+    with borrowed_buffers() as borrow:
+        return _map_tiles(points, lambda: start(borrow))
 
 
 def _sort(rows: Rows) -> Rows:
@@ -203,7 +205,8 @@ def _read_tiles(points: Points, begin: Callable[[], Callable[[Rows, slice], T]])
     width = _width(points)
 
     def start() -> Callable[[slice], T]:
-        read, work = points.reader(width), begin()
+        read, work = points.reader(width, borrow), begin()
         return lambda columns: work(read(columns), columns)
 
-    return map_tiles(start, points.matrix.shape[1], width)
+    with borrowed_buffers() as borrow:
+        return map_tiles(start, points.matrix.shape[1], width)

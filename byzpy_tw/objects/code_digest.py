@@ -74,6 +74,8 @@ def _is_library(module: str | None) -> bool:
 
 @define(eq=False)
 class _Digest:
+    """The digest of one object, and of those that it is made of, each begun once."""
+
     # By id: the number of an object that was begun before, which stays alive meanwhile.
     _seen: dict[int, tuple[int, Any]] = field(factory=dict)
 

@@ -68,6 +68,7 @@ def to_run_object(option: str, thing: Any) -> RunObject:
 
 
 def _digest(option: str, name: str, thing: Any) -> str:
+    """Return the digest of `thing`, the object called `name` of `option`."""
     try:
         return code_digest(thing)
     except RecursionError:
@@ -83,10 +84,11 @@ def _word(name: str) -> str:
     return kept[:60] or "data"
 
 
-Made = tuple[Callable[..., Any], Mapping[str, bool]]
+# What the run calls, and the values of the run that it takes: whether it must be given each.
+Maker = tuple[Callable[..., Any], Mapping[str, bool]]
 
 
-def _of_class(option: str, factory: Callable[..., Any]) -> Made:
+def _of_class(option: str, factory: Callable[..., Any]) -> Maker:
     """Return a class, or a function, that is called for each use, with what it takes of the run."""
     name, offered = qualified_name(factory), KINDS[option][1]
     try:
@@ -112,7 +114,13 @@ def _of_class(option: str, factory: Callable[..., Any]) -> Made:
     return factory, takes
 
 
-def _of_model(option: str, thing: Any) -> Made:
+def _class_of(thing: Any) -> type:
+    """Return `thing`, a class, or the class of another object."""
+    return thing if isinstance(thing, type) else type(thing)
+
+
+def _of_model(option: str, thing: Any) -> Maker:
+    """Return a class of models, or a function that makes one."""
     if isinstance(thing, nn.Module):
         name = type(thing).__name__
         raise ConfigError(
@@ -140,7 +148,7 @@ class _NewModel:
     def __call__(self, **filled: Any) -> Any:
         made = self.factory(**filled)
         if not isinstance(made, nn.Module):
-            return made  # `models.check` refuses it
+            return made  # `models.building.check` refuses it
         tensors = [*made.named_parameters(), *made.named_buffers()]
         for name, tensor in tensors:
             if self._before.get(id(tensor), lambda: None)() is tensor:
@@ -153,7 +161,8 @@ class _NewModel:
         return made
 
 
-def _of_task(option: str, thing: Any) -> Made:
+def _of_task(option: str, thing: Any) -> Maker:
+    """Return a task of a user's, or the task of a loss function."""
     if isinstance(thing, type) and issubclass(thing, nn.Module):
         thing = thing()  # such as torch.nn.MSELoss
     if all(callable(getattr(thing, method, None)) for method in _METHODS):
@@ -173,7 +182,8 @@ def _of_task(option: str, thing: Any) -> Made:
     return make, {"classes": False, "target_shape": False}
 
 
-def _of_rule(option: str, thing: Any) -> Made:
+def _of_rule(option: str, thing: Any) -> Maker:
+    """Return a function or an object that is called, such as an aggregator, or its class."""
     if isinstance(thing, type):
         return _of_class(option, thing)
     if inspect.isroutine(thing):
@@ -186,8 +196,9 @@ def _of_rule(option: str, thing: Any) -> Made:
     return _copied(option, thing)
 
 
-def _of_optimizer(option: str, thing: Any) -> Made:
-    kind = thing if isinstance(thing, type) else type(thing)
+def _of_optimizer(option: str, thing: Any) -> Maker:
+    """Return an optimizer of vectors, and no optimizer of torch's."""
+    kind = _class_of(thing)
     if issubclass(kind, torch.optim.Optimizer):
         raise ConfigError(
             f"optimizer= is torch's {kind.__name__}, which holds one process's parameters: give a "
@@ -198,8 +209,9 @@ def _of_optimizer(option: str, thing: Any) -> Made:
     return _of_rule(option, thing)
 
 
-def _of_schedule(option: str, thing: Any) -> Made:
-    kind = thing if isinstance(thing, type) else type(thing)
+def _of_schedule(option: str, thing: Any) -> Maker:
+    """Return a schedule of learning rates, and none of torch's."""
+    kind = _class_of(thing)
     cure = (
         "give a name, such as 'cosine', 'linear' or 'milestones', or an object with the method "
         "factor(round, rounds)"
@@ -213,7 +225,8 @@ def _of_schedule(option: str, thing: Any) -> Made:
     return _of_rule(option, thing)
 
 
-def _of_algorithm(option: str, thing: Any) -> Made:
+def _of_algorithm(option: str, thing: Any) -> Maker:
+    """Return a class of algorithms, which is made of the run's configuration and rules."""
     if not callable(thing):
         raise ConfigError(
             f"algorithm= is a {type(thing).__name__}, expected a class, such as a subclass of "
@@ -222,7 +235,7 @@ def _of_algorithm(option: str, thing: Any) -> Made:
     return _of_class(option, thing)
 
 
-_MAKERS: Mapping[str, Callable[[str, Any], Made]] = {
+_MAKERS: Mapping[str, Callable[[str, Any], Maker]] = {
     "model": _of_model,
     "task": _of_task,
     "optimizer": _of_optimizer,
@@ -231,7 +244,8 @@ _MAKERS: Mapping[str, Callable[[str, Any], Made]] = {
 }
 
 
-def _copied(option: str, thing: Any) -> Made:
+def _copied(option: str, thing: Any) -> Maker:
+    """Return copies of `thing`, one for each use."""
     try:
         template = copy.deepcopy(thing)
     except Exception as e:

@@ -39,7 +39,7 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     """`made`, fit for use as a `kind`; raises `BrokenPlugin`."""
     who = f"{distribution}: {kind} {name!r}"
     if kind == "model" or (kind == "dataset" and isinstance(made, Dataset)):
-        return made  # `models.check` looks at models
+        return made  # `models.building.check` looks at models
     if kind == "dataset":
         raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
     if methods := _METHODS.get(kind):

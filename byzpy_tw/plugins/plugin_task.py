@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,18 +18,10 @@ from byzpy_tw.parameters import to_plain
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Metric
 from byzpy_tw.tasks.metric import check_metrics
+from byzpy_tw.tasks.outputs import tensors_in
 from byzpy_tw.text import clip
 
 _MOST_WEIGHT = 2**53
-
-
-def tensors_in(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a model's `outputs`: itself, or within tuples, lists and dicts."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, (tuple, list, Mapping)):
-        for item in outputs.values() if isinstance(outputs, Mapping) else outputs:
-            yield from tensors_in(item)
 
 
 def _repr(value: Any) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.kernels.parallel import run_single_threaded
+from byzpy_tw.models.statistics import statistics_of
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.statistics_sample import StatisticsSample
@@ -29,7 +30,7 @@ def make_final_model(
     the run evaluated with.
     """
     model = make_model(spec, registry, data, plain=True, root=root)
-    leaves = [leaf for _, leaf in models.trained_parameters(model)]
+    leaves = [leaf for _, leaf in trained_parameters(model)]
     vector_to_parameters(parameters.clone(), leaves)
     statistics = final_statistics(spec, registry, data, parameters, root)
     for name, found in statistics.items():
@@ -49,4 +50,4 @@ def final_statistics(
     evaluator = Evaluator(model, data, make_task(spec, registry, data), who=who, sample=sample)
     evaluator.load(parameters.clone())
     run_single_threaded(evaluator.compute_statistics)
-    return models.statistics_of(model, training=True)
+    return statistics_of(model, training=True)

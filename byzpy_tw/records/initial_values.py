@@ -18,6 +18,8 @@ from byzpy_tw import models
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.models.trainable import trained_parameters
+from byzpy_tw.models.weight_files import check_value_file, read_initial_values
 from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import sha256_of
 
@@ -32,7 +34,7 @@ def identify_initial_values(config: RunConfig) -> RunConfig:
     if config.init is None:
         return config
     path = absolute(config.init)
-    models.check_value_file(path, ConfigError)
+    check_value_file(path, ConfigError)
     return attrs.evolve(config, init_sha256=_check_digest(path, config.init_sha256))
 
 
@@ -78,16 +80,16 @@ def use_initial_values(
     if not begun and config.init_sha256 is not None:  # it may have been replaced meanwhile
         _check_digest(given, config.init_sha256)
     error = RunDirectoryError if path == kept else ConfigError
-    values = models.read_initial_values(model, path, error)
+    values = read_initial_values(model, path, error)
     digest = sha256_of(*values.values())
     if begun and recorded["init"] != digest:
         raise RunDirectoryError(
-            f"the run began with other values (SHA-256 {clean_value(recorded['init'], 12)}) than "
-            f"{path} has ({digest[:12]}): put back the file of then"
+            f"the run began with other values (SHA-256 {clean_value(recorded['init'])}) than "
+            f"{path} has ({clean_value(digest)}): put back the file of then"
         )
     if keep and kept is not None and not begun:
         models.write_values(kept, values)
     with torch.no_grad():
-        for name, leaf in models.trained_parameters(model):
+        for name, leaf in trained_parameters(model):
             leaf.copy_(values[name])
     return digest

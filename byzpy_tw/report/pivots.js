@@ -21,6 +21,10 @@ const pivots = (() => {
   const labelIndex = (data, dimension, cell) =>
     data.cells.at[data.dimensions.indexOf(dimension)][cell];
 
+  // A label that is understood by itself.
+  const told = (dimension, label) => (["attack", "pipeline", "aggregator"].includes(dimension.name)
+    ? label : `${dimension.title} = ${label}`);
+
   // A cell's values by seed, and what is to be said against them.
   function valueOf(data, metric, kind, cell) {
     const { cells } = data, bySeed = cells.values[metric]?.[kind].map((seed) => seed[cell]) || [];
@@ -59,7 +63,7 @@ const pivots = (() => {
       const numbers = (part) => part.map((d) => (d ? labelIndex(data, d, cell) : 0));
       const key = [...numbers(each), ...numbers([rows, columns])].join();
       if (!found.has(key)) found.set(key, []);
-      found.get(key).push([over.map((d) => d.values[labelIndex(data, d, cell)]),
+      found.get(key).push([over.map((d) => told(d, d.values[labelIndex(data, d, cell)])),
         valueOf(data, metric, kind, cell)]);
     }
     const cells = new Map([...found].map(([key, pairs]) => [key, worstOf(pairs, described)]));

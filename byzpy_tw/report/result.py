@@ -177,8 +177,8 @@ class Result:
         if isinstance(recorded, str) and data.digest() != recorded:
             raise RunDirectoryError(
                 f"{self.config.dataset} in {absolute(self.config.data_root)} is not what the run "
-                f"was trained on: its SHA-256 is {data.digest()[:12]}, the run recorded "
-                f"{clean_value(recorded, 12)}"
+                f"was trained on: its SHA-256 is {clean_value(data.digest())}, the run recorded "
+                f"{clean_value(recorded)}"
             )
 
     def model(self) -> Any:

@@ -91,8 +91,8 @@ class Evaluator:
 
     def __attrs_post_init__(self) -> None:
         self.model.eval()
-        self._leaves = [leaf for _, leaf in models.trained_parameters(self.model)]
-        self.parameters = models.flat_parameters(self.model)
+        self._leaves = [leaf for _, leaf in models.trainable.trained_parameters(self.model)]
+        self.parameters = models.building.flat_parameters(self.model)
         self._numbers = sum(leaf.numel() for leaf in self.model.parameters())
         for leaf in self._leaves:
             leaf.requires_grad_(False)
@@ -143,20 +143,20 @@ class Evaluator:
         return len(self.sample.parts)
 
     @torch.no_grad()
-    def record_statistics(self, job: int) -> Mapping[str, models.Sums]:
+    def record_statistics(self, job: int) -> Mapping[str, models.statistics.Sums]:
         """Return what reaches each layer with statistics from part `job` of the sample."""
         device, examples = (
             self.parameters.device,
             take(self.dataset.train.x, self.sample.parts[job]),
         )
         inputs = map_tensors(lambda x: x.to(device), self.dataset.inputs(examples))
-        with plugin_call(self.who), models.recording() as found:
+        with plugin_call(self.who), models.statistics.recording() as found:
             compute_outputs(self._call(), inputs, self.task, self.who)
         return found
 
-    def write_statistics(self, found: Sequence[Mapping[str, models.Sums]]) -> None:
+    def write_statistics(self, found: Sequence[Mapping[str, models.statistics.Sums]]) -> None:
         """Evaluate with the statistics that the jobs `found`, in order, from now on."""
-        models.write_statistics(self.model, found)
+        models.statistics.write_statistics(self.model, found)
 
     def compute_statistics(self) -> None:
         """Do both for the whole sample, in this thread."""

@@ -174,13 +174,18 @@ class Round:
         return tuple(sorted(node for node in self._accepted if node < self.num_honest))
 
     @property
+    def honest_not_finite(self) -> int:
+        """Return the number of honest nodes whose vectors are not finite."""
+        bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
+        return sum(r.node < self.num_honest for r in bad)
+
+    @property
     def diverged(self) -> bool:
         """Tell whether over half of the honest vectors are not finite.
 
         That is the model's doing, and does not count against any node.
         """
-        bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
-        return 2 * sum(r.node < self.num_honest for r in bad) > self.honest_asked
+        return 2 * self.honest_not_finite > self.honest_asked
 
     def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""

@@ -12,8 +12,9 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from byzpy_tw import models, seeds
+from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.models.statistics import needs_statistics
 from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.validation import training_indices
@@ -32,7 +33,7 @@ class StatisticsSample:
     @classmethod
     def of(cls, model: nn.Module, spec: RunSpec, data: Dataset) -> StatisticsSample:
         """Return the sample of a run; one without parts where `model` needs no statistics."""
-        if not models.needs_statistics(model):
+        if not needs_statistics(model):
             return cls(())
         kept = training_indices(spec, data)
         count = len(data.train) if kept is None else len(kept)

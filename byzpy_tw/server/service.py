@@ -17,7 +17,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorThreads
+from twisted.internet.interfaces import IReactorCore, IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -28,7 +28,6 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
     BadKeys,
     ByzpyTwError,
-    LimitExceeded,
     PluginError,
     ServerError,
     UnsuitableData,
@@ -36,7 +35,7 @@ from byzpy_tw.errors import (
     format_error,
 )
 from byzpy_tw.kernels.cpu import cores
-from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
+from byzpy_tw.kernels.memory import configure_malloc, freeze_gc
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.log_tail import event_line
@@ -50,6 +49,8 @@ from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.counts import ServerCounts
+from byzpy_tw.server.data_limits import check_data_size, check_pieces
+from byzpy_tw.server.heap_trimmer import HeapTrimmer
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.parent import CannotStart
 from byzpy_tw.server.server_run import ServerRun
@@ -66,7 +67,6 @@ from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
 
 MAX_TRACEBACKS = 100  # of foreign code, in the life of a process
-TRIM_DELAY = 1.0  # seconds until a closed run's memory is given back
 PARTING_SECONDS = 1.0  # that trainers have to hang up on a server that stops
 
 
@@ -105,8 +105,6 @@ class ByzpyServer(Service):
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _leaving: set[ServerConnection] = field(factory=set, init=False)  # whose trainers know
     _all_left: Deferred[None] | None = field(default=None, init=False)
-    _trim_call: IDelayedCall | None = field(default=None, init=False)
-    _last_run_ended: float = field(default=0.0, init=False)  # a reading of `clock.seconds`
     _environment: SharedDeferred[Environment] | None = field(default=None, init=False)
     # Runs on the same data share it; it is freed with the last one.
     _datasets: WeakValueDictionary[str, Dataset] = field(factory=WeakValueDictionary, init=False)
@@ -243,8 +241,7 @@ class ByzpyServer(Service):
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(self.reactor, threads, self.pool.shutdown, cancel_futures=True)
             # Only now: a session that was reading data schedules it when that ends.
-            if self._trim_call is not None and self._trim_call.active():
-                self._trim_call.cancel()
+            self.trimmer.stop()
             pid = os.getpid()
             line = event_line(f"byzpy-server {pid} stopped", "server-stopped", pid=pid)
             self.log.info("{line}", line=line)
@@ -260,17 +257,10 @@ class ByzpyServer(Service):
 
     # -- for sessions
 
-    def schedule_trim(self) -> None:
-        """Give a closed run's memory back soon, once for runs that end together."""
-        self._last_run_ended = clock.seconds(self.reactor)
-        if self._trim_call is None or not self._trim_call.active():
-            self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
-
-    def _trim(self) -> None:
-        defer_to_pool(self.reactor, self.pool, trim_heap).addErrback(lambda _: None)  # shut down
-        if clock.seconds(self.reactor) - self._last_run_ended < TRIM_DELAY:
-            # Another run ended meanwhile: its last job may still hold memory.
-            self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
+    @cached_property
+    def trimmer(self) -> HeapTrimmer:
+        """The trimmer of the memory of runs that are over."""
+        return HeapTrimmer(self.reactor, self.pool)
 
     def admit(self, connection: ServerConnection) -> bool:
         """Return whether `connection` may stay.
@@ -385,31 +375,14 @@ class ByzpyServer(Service):
         data = self._datasets.get(spec.dataset)
         if data is None:
             data = make_dataset(self._registry, spec.dataset, spec.partition, root)
-            self._check_data_limit(data)
+            check_data_size(data, list(self._datasets.values()), limits)
             for line in data.warnings:  # the trainer tells those of its own data
                 self.log.warn("{line}", line=clean(line, 1000))
             self._datasets[spec.dataset] = data
-        # Partitions may deal each label out to each shard, or each example by itself.
-        labels = data.count_labels()
-        pieces = max(labels * spec.shards, len(data.train))
-        if pieces > limits.pieces:
-            raise LimitExceeded(
-                f"{len(data.train):,} examples of {labels:,} classes for "
-                f"{spec.shards:,} shards: over {limits.pieces:,} pieces"
-            )
+        check_pieces(data, spec.shards, limits)
         host = build_host(
             spec, self._registry, data_root=root, dataset=data,
             device=open_device(self.config.device),
             most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
         )  # fmt: skip
         return host, data.digest()
-
-    def _check_data_limit(self, data: Dataset) -> None:
-        """Raise `LimitExceeded` where `data` is too much beside other runs' data."""
-        held = sum(other.held_bytes for other in list(self._datasets.values()))
-        most = self.limits.data_mib
-        if held + data.held_bytes > most * 2**20:
-            raise LimitExceeded(
-                f"data of {data.held_bytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
-                f"other runs: at most {most} MiB on this server (--max-data-mib)"
-            )

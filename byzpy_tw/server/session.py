@@ -175,7 +175,7 @@ class Session(ServerConnection):
                 raise UnknownRun(f"run {name!r} was closed")
         except BaseException:
             server.runs -= 1
-            server.schedule_trim()  # it may have read its data before it was refused
+            server.trimmer.schedule()  # it may have read its data before it was refused
             raise
         finally:
             if self.opening.get(name) is mark:
@@ -323,7 +323,7 @@ class Session(ServerConnection):
         self.server.nodes -= len(run.host.nodes)
         self.server.tickets.revoke(run)
         run.close(why)
-        self.server.schedule_trim()
+        self.server.trimmer.schedule()
         self.server.counts.add(run)
         self._log_closed(run)
         self._ended_runs.append(name)

@@ -54,8 +54,10 @@ from byzpy_tw.sweep.plan import (
 from byzpy_tw.sweep.query import Query, show
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
-from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, default_records
+from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
+from byzpy_tw.sweep.selected import SELECTED, select
+from byzpy_tw.sweep.selection import check_selection
 from byzpy_tw.sweep.server_slots import RUNS_EACH
 from byzpy_tw.sweep.study import Study
 from byzpy_tw.sweep.study_results import read_results
@@ -86,6 +88,8 @@ def run_sweep(
     grid = grid_of_plan(plan)
     if not plan.possible:
         raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
+    records = records or default_records(grid.runs)
+    check_records(records, grid.runs)
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder)
@@ -99,7 +103,7 @@ def run_sweep(
         sweep = Sweep(
             grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor,
             launcher=launcher or Launcher(), lock=lock.fileno(),
-            records=records or default_records(grid.runs),
+            records=records,
         )  # fmt: skip
         if again:
             for run in grid.runs:
@@ -120,7 +124,10 @@ def print_dry_run(
 ) -> int:
     """Print what `run_sweep` would do, and how long it would take; return the exit code."""
     registry, plan = prepare(study, file)
-    left = [run for run in plan.possible if again or not is_done(run, folder)]
+    lines = RunLines.below(folder)
+    left = [
+        run for run in plan.possible if again or not (is_done(run, folder) or lines.has_ended(run))
+    ]
     done = len(plan.possible) - len(left)
     found = estimate(left, read_measured(folder), done)
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
@@ -186,12 +193,14 @@ def plan_of(study: Study, registry: Registry) -> Plan:
     for device in study.values_of("device") or (base.device,):
         open_device(device)
     versions = versions_of(registry)
-    return make_plan(
+    plan = make_plan(
         study,
         guarantees(registry),
         lambda config: run_digest(config, versions(config)),
         lambda config: find_unused(config, registry, chains),
     )
+    check_selection(plan)
+    return plan
 
 
 def jobs_for(base: RunConfig, registry: Registry) -> int:
@@ -261,9 +270,15 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
     results, path = sweep.results, sweep.folder / PAGE
     missing = write_long_forms(results, sweep.folder)
     _write(path, page(results, sweep.folder))
-    _write(sweep.folder / TABLE, to_json(figures(results), indent=2) + "\n")
-    for line in summary_lines(results):
+    selected = select(results)
+    entry = {} if selected.entry is None else {"selection": selected.entry}
+    _write(sweep.folder / TABLE, to_json({**figures(results), **entry}, indent=2) + "\n")
+    for line in [*summary_lines(results), *selected.lines]:
         say(clean(line, 1000))
+    if selected.runs:
+        _write(sweep.folder / SELECTED, selected.table.csv())
+    else:
+        (sweep.folder / SELECTED).unlink(missing_ok=True)  # of an earlier call
     total, done = len(sweep.grid.runs), sum(run.is_over for run in results.ended.values())
     if done > sweep.finished_before:
         say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")

@@ -65,10 +65,10 @@ class RunExecutor:
     _registry: Registry
     _reactor: Any
     say: Callable[[str], None]
-    _lines: bool = False  # whether runs are recorded in one line each
+    _one_line: bool = False  # whether runs are recorded in one line each
     _shares_pool: bool = False  # between its runs, which come one after another
     _pools: dict[int, Executor] = field(factory=dict, init=False)  # by their threads
-    _said: set[str] = field(factory=set, init=False)
+    _shown: set[str] = field(factory=set, init=False)
     log = Logger()
 
     async def execute(self, run: PlannedRun, config: RunConfig) -> RunEnd:
@@ -90,7 +90,7 @@ class RunExecutor:
             self._remove_checkpoints(run, config)
         if error is None:
             return RunEnd(line=line)
-        recorded = line is not None if self._lines else recorded
+        recorded = line is not None if self._one_line else recorded
         return evolve(_end_with(error, recorded=recorded, resumable=resumable), line=line)
 
     def _pool_of(self, config: RunConfig) -> Executor | None:
@@ -105,7 +105,7 @@ class RunExecutor:
     def _remove_checkpoints(self, run: PlannedRun, config: RunConfig) -> None:
         """Remove those of a run that is over, unless there is an interval for them."""
         path = run_path(self.folder, run)
-        if config.checkpoint_interval is None and not self._lines and path.is_dir():
+        if config.checkpoint_interval is None and not self._one_line and path.is_dir():
             with suppress(OSError):
                 checkpoints = list_checkpoints(path)
                 result = read(run, path) if checkpoints else None
@@ -117,8 +117,8 @@ class RunExecutor:
         """Say a run's warnings and incidents, such as a lost server."""
         warns = isinstance(event, Notice) and event.kind is Kind.WARNING
         if isinstance(event, Incident | Notice) and (warns or isinstance(event, Incident)):
-            if (line := shown_line(event)) not in self._said:
-                self._said.add(line)
+            if (line := shown_line(event)) not in self._shown:
+                self._shown.add(line)
                 TextOutput(self.say).handle(event)
 
     def _prepare(self, run: PlannedRun, config: RunConfig) -> PreparedRun:
@@ -128,7 +128,7 @@ class RunExecutor:
         """
         config = resolve_paths(config)
         path, rules = run_path(self.folder, run), resolve_rules(config, self._registry)
-        if self._lines:
+        if self._one_line:
             config, resume_point = evolve(config, checkpoint_interval=0), new_resume_point()
             in_memory = RecordsInMemory(path)
             in_memory.write_config(initial_config_json(config, resume_point))
@@ -157,8 +157,11 @@ def _line_of(run: PlannedRun, directory: RunDirectory) -> dict[str, Any] | None:
     """Return the entry of runs.jsonl of a run that has ended, if it is recorded there."""
     if not isinstance(directory, RecordsInMemory):
         return None
-    result = of_record(run, directory.recorded())
-    return None if result is None else line_of(result)
+    recorded = directory.recorded()
+    result = of_record(run, recorded)
+    if result is None or recorded.result is None:
+        return None
+    return {**line_of(result), "seconds_a_round": recorded.result["seconds_a_round"]}
 
 
 def _end_with(error: Exception, *, recorded: bool, resumable: bool = False) -> RunEnd:

@@ -26,6 +26,7 @@ PIPELINE = "pipeline"
 WORST = "worst case"  # the label of the worst value over an axis
 LEFT_OUT = "left out"  # the status of a combination that the study has no run of
 _RULES = ("pre_aggregator", "aggregator")
+_SPEAKING = ("attack", PIPELINE, "aggregator")  # their labels are understood by themselves
 
 Key = tuple[str, ...]  # a label for each dimension of the rows, or of the columns
 
@@ -50,6 +51,11 @@ class Dimension:
             return run.config.pipeline
         options = self.options[:1] if self._short else self.options
         return ", ".join(run.point[name] for name in options)
+
+    def told(self, run: PlannedRun) -> str:
+        """Return the label of `run` so that it is understood by itself."""
+        label = self.of(run)
+        return label if self.name in _SPEAKING else f"{self.title} = {label}"
 
 
 def dimensions(plan: Plan) -> tuple[Dimension, ...]:
@@ -192,9 +198,8 @@ def pivot(results: StudyResults, view: View, metric: Metric, kind: str = "final"
     found: dict[tuple[Key, Key], dict[Key, Value]] = {}
     for run, cell in results.cells:
         if all(dimension.of(run) == label for dimension, label in wanted.items()):
-            row, column, rest = (
-                tuple(dimension.of(run) for dimension in part) for part in (rows, columns, over)
-            )
+            row, column = (tuple(d.of(run) for d in part) for part in (rows, columns))
+            rest = tuple(dimension.told(run) for dimension in over)
             found.setdefault((row, column), {})[rest] = value_of(
                 results.outcome(cell), metric, kind
             )

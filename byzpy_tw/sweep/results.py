@@ -231,8 +231,12 @@ class CellResult:
 
 
 def common_metrics(outcomes: Iterable[CellResult]) -> tuple[Metric, ...]:
-    """Return the metrics of the first cell with a result: all runs of a grid have one task."""
-    return next((outcome.task_metrics for outcome in outcomes if outcome.ended), DEFAULT)
+    """Return the metrics of the first cell with a result, without those of the validation data.
+
+    All runs of a grid have one task.
+    """
+    found = next((outcome.task_metrics for outcome in outcomes if outcome.ended), DEFAULT)
+    return tuple(metric for metric in found if not metric.is_of_validation)
 
 
 def read(run: PlannedRun, path: Path) -> RunResult | None:

@@ -15,9 +15,10 @@ from typing import IO, Any
 from attrs import define, field
 
 from byzpy_tw import files
-from byzpy_tw.errors import CannotRecord
+from byzpy_tw.errors import CannotRecord, ConfigError
 from byzpy_tw.records.folder import to_json
 from byzpy_tw.sweep.plan import PlannedRun
+from byzpy_tw.sweep.results import of_line
 
 FILE = "runs.jsonl"
 LINES, FOLDERS = "lines", "folders"
@@ -27,9 +28,17 @@ MANY_RUNS, FEW_ROUNDS = 1000, 100
 
 def default_records(runs: Sequence[PlannedRun]) -> str:
     """Return how `runs` are recorded if nothing else is asked for."""
-    many = len(runs) >= MANY_RUNS
-    short = all(run.config.rounds <= FEW_ROUNDS for run in runs)
-    return LINES if many and short else FOLDERS
+    short = all(run.config.rounds <= FEW_ROUNDS and run.config.init is None for run in runs)
+    return LINES if len(runs) >= MANY_RUNS and short else FOLDERS
+
+
+def check_records(records: str, runs: Sequence[PlannedRun]) -> None:
+    """Raise `ConfigError` where `runs` cannot be recorded so."""
+    if records == LINES and any(run.config.init is not None for run in runs):
+        raise ConfigError(
+            f"--records {LINES} leaves no folder for the copy of --init's values that a run "
+            f"keeps: use --records {FOLDERS}"
+        )
 
 
 @define(eq=False)
@@ -38,6 +47,7 @@ class RunLines:
 
     _path: Path
     _file: IO[bytes] | None = field(default=None, init=False)
+    _entries: dict[str, Mapping[str, Any]] | None = field(default=None, init=False)
 
     @classmethod
     def below(cls, folder: Path) -> RunLines:
@@ -59,6 +69,13 @@ class RunLines:
             except (ValueError, TypeError, LookupError, RecursionError):
                 continue
         return found
+
+    def has_ended(self, run: PlannedRun) -> bool:
+        """Return whether `run` has a line, and is not run again."""
+        if self._entries is None:
+            self._entries = self.read()
+        result = of_line(run, self._entries.get(run.folder, {}))
+        return result is not None and result.is_over
 
     def forget(self, runs: Set[str]) -> None:
         """Remove the lines of `runs`, given by their folders.  Raises `CannotRecord`."""

@@ -87,12 +87,12 @@ class Sweep:
     _ended: dict[str, RunResult] = field(factory=dict, init=False)  # by the run's folder
     _failed: dict[str, str] = field(factory=dict, init=False)
     _fatal: ByzpyTwError | None = field(default=None, init=False)
-    _said: set[str] = field(factory=set, init=False)
+    _shown: set[str] = field(factory=set, init=False)
     finished_before: int = field(default=0, init=False)
-    _lines: RunLines = field(init=False)
+    _run_lines: RunLines = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._lines = RunLines.below(self.folder)
+        self._run_lines = RunLines.below(self.folder)
 
     def path(self, run: PlannedRun) -> Path:
         return run_path(self.folder, run)
@@ -115,7 +115,7 @@ class Sweep:
 
     def load_finished(self) -> None:
         """Read the runs that earlier calls finished, in a folder or a line each."""
-        lines = self._lines.read()
+        lines = self._run_lines.read()
         for run in self.grid.runs:
             result = read(run, self.path(run))
             if result is None and run.folder in lines:
@@ -156,7 +156,7 @@ class Sweep:
                 await pool.stop()
             if servers is not None:
                 await servers.stop()
-            self._lines.close()
+            self._run_lines.close()
         if self._fatal is not None:
             raise self._fatal
 
@@ -227,7 +227,7 @@ class Sweep:
     def _collect(self, run: PlannedRun, ended: RunEnd) -> None:
         """Take the result of a run that has ended."""
         if ended.line is not None:
-            self._lines.append(ended.line)
+            self._run_lines.append(ended.line)
             result = of_line(run, ended.line)
         else:
             result = read(run, self.path(run)) if self.records == FOLDERS else None
@@ -239,8 +239,8 @@ class Sweep:
 
     def _say(self, line: str) -> None:
         """Show a line about a run, once."""
-        if line not in self._said:
-            self._said.add(line)
+        if line not in self._shown:
+            self._shown.add(line)
             self.display.say(line)
 
     def _say_restarted(self, event: LocalServerRestarted) -> None:

@@ -21,7 +21,6 @@ from attrs import field, frozen
 
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.sweep.plan import Plan, PlannedRun
 from byzpy_tw.sweep.results import CONCLUSIVE, RunResult
 from byzpy_tw.sweep.study import Selection, Study
@@ -120,7 +119,7 @@ def values_text(values: Values) -> str:
 
 
 def score_text(metric: Metric, score: Score | None) -> str:
-    """Return a score as ``validation accuracy 91.20%, attack = alie``."""
+    """Return a score with its metric, and where it is, such as under which attack."""
     if score is None or score.value is None:
         value = f"diverged, or no finite {metric.words}"
     else:
@@ -297,66 +296,3 @@ def _value(result: RunResult, metric: Metric, kind: str) -> float | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and math.isfinite(value)]
     return fmean(known) if len(known) == len(values) else None
-
-
-def selected_runs(choices: Iterable[Choice]) -> tuple[PlannedRun, ...]:
-    """Return the runs of the candidates that are chosen."""
-    return tuple(run for choice in choices if choice.chosen for run in choice.chosen.runs)
-
-
-def describe(
-    plan: Plan, choices: Sequence[Choice], ended: Mapping[str, RunResult]
-) -> dict[str, object] | None:
-    """Return the selection as lab.json has it, with the chosen ones' values on the test data.
-
-    These are the worst, over the same options, of the means over seeds: of the final values, of
-    the runs' worst, and of their best.
-    """
-    selection = plan.study.selection
-    if selection is None:
-        return None
-    worst_over = axis_options(plan.study, selection.worst_over)
-    return {
-        "over": list(selection.over),
-        "worst_over": list(selection.worst_over),
-        "by": choices[0].metric.name if choices else selection.by,
-        "kind": "final",
-        "points": [_described(choice, worst_over, ended) for choice in choices],
-    }
-
-
-def _described(
-    choice: Choice, worst_over: Sequence[str], ended: Mapping[str, RunResult]
-) -> dict[str, object]:
-    chosen = choice.chosen
-    return {
-        "point": dict(choice.point),
-        "chosen": None if chosen is None else dict(chosen.values),
-        "margin": choice.margin,
-        "text": choice.text,
-        "candidates": [
-            {
-                "values": dict(each.values),
-                "score": None if each.score is None else each.score.value,
-                "where": {} if each.score is None else dict(each.score.where),
-                "missing": each.missing or None,
-            }
-            for each in choice.candidates
-        ],
-        "test": {} if chosen is None else _test_values(chosen.runs, worst_over, ended),
-    }
-
-
-def _test_values(
-    runs: Sequence[PlannedRun], worst_over: Sequence[str], ended: Mapping[str, RunResult]
-) -> dict[str, dict[str, object]]:
-    metrics = [m for m in ended[runs[0].folder].task_metrics if not m.is_of_validation]
-    scores = {(m.name, k): score_of(runs, ended, m, k, worst_over) for m in metrics for k in KINDS}
-    return {
-        m.name: {
-            kind: {"value": found.value, "where": dict(found.where)}
-            for kind in KINDS
-            for found in [scores[m.name, kind]]
-        }
-        for m in metrics
-    }

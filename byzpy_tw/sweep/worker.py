@@ -47,7 +47,10 @@ MOST_BYTES = 1 << 24  # of a line
 
 @frozen(kw_only=True)
 class Setup:
-    """What a worker has for all of its runs; `digests` are those of the plugin files."""
+    """The part of a worker's orders that is the same for all of its runs.
+
+    `digests` are those of the plugin files.
+    """
 
     folder: str
     config: Mapping[str, Any]  # of any run: its data is read first

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from byzpy_tw.datasets.tensors import AT_ONCE, label_bounds, type_name
+from byzpy_tw.datasets.tensors import label_bounds, type_name
+from byzpy_tw.vectors import AT_ONCE
 
 if TYPE_CHECKING:
     from byzpy_tw.datasets import Dataset

@@ -35,6 +35,7 @@ from byzpy_tw.records.folder import ROUNDS
 from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules, round_sizes
 from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.text import clean_value
 from byzpy_tw.trainer.gradient_timer import advise_micro_batch
 from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.in_process_server import InProcessServer
@@ -238,8 +239,8 @@ class Doctor:
             if digest != check.opened.digest:
                 raise ServerDiffers(
                     f"{check.name} holds other data for {self.config.dataset!r} than {name} "
-                    f"(digests {check.opened.digest[:12]} and {digest[:12]}); give all the same "
-                    "files, with --data-root"
+                    f"(digests {clean_value(check.opened.digest)} and {clean_value(digest)}); "
+                    "give all the same files, with --data-root"
                 )
 
     async def _advise(self) -> None:

@@ -17,6 +17,7 @@ from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import BadAddress, BadRequest, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
+from byzpy_tw.text import clean_value
 from byzpy_tw.trainer.server_interface import Notify, RunFingerprint, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
@@ -54,6 +55,22 @@ def _do_without(options: Sequence[str]) -> str:
     given = [f"give {flag(name)} {before[name]}" for name in changed]
     others = [flag(name) for name in options if name not in changed]
     return " and ".join([*given, *([f"leave out {', '.join(others)}"] if others else [])])
+
+
+def _model_difference(opened: RunFingerprint, mine: RunFingerprint) -> str:
+    """Return in which numbers a server's model is not this process's, and the cure; or nothing."""
+    if opened.dimension != mine.dimension:
+        return (
+            f"{opened.dimension} parameters, the trainer's {mine.dimension}; install the same "
+            "version of its plugin"
+        )
+    if opened.trial and mine.trial and mine.trial.has_other_frozen(opened.trial):
+        return (
+            "other values in its frozen parameters than the trainer's (digests "
+            f"{clean_value(opened.trial.frozen)} and {clean_value(mine.trial.frozen)}): give both "
+            "the same file of them, or the same version of the model's plugin"
+        )
+    return ""
 
 
 @frozen(eq=False)
@@ -140,32 +157,14 @@ class Handshake:
         depend on the data are compared, and its data with that of the run's begin there.
         """
         config = self.config
-        if local and opened.digest != mine.digest:
-            raise ServerDiffers(
-                f"{name}: its data for {config.dataset!r} is not what this run began with there "
-                f"(digests {opened.digest[:12]} now, {mine.digest[:12]} then); put back the data "
-                "of then at that site, or begin another run"
-            )
         if opened.digest != mine.digest:
-            raise ServerDiffers(
-                f"{name} holds other data for {config.dataset!r} than the trainer "
-                f"(digests {opened.digest[:12]} and {mine.digest[:12]}); give both the same "
-                "files, with --data-root on either side"
+            raise self._other_data(
+                name, clean_value(opened.digest), clean_value(mine.digest), local
             )
-        if opened.dimension != mine.dimension:
-            raise ServerDiffers(
-                f"{name}'s {config.model!r} has {opened.dimension} parameters, the "
-                f"trainer's {mine.dimension}; install the same version of its plugin"
-            )
+        if why := _model_difference(opened, mine):
+            raise ServerDiffers(f"{name}'s {config.model!r} has {why}")
         if opened.trial is None or mine.trial is None:
             return
-        if mine.trial.has_other_frozen(opened.trial):
-            raise ServerDiffers(
-                f"{name}'s {config.model!r} has other values in its frozen parameters than the "
-                f"trainer's (digests {str(opened.trial.frozen)[:12]} and "
-                f"{str(mine.trial.frozen)[:12]}): give both the same file of them, or the same "
-                "version of the model's plugin"
-            )
         differing = mine.trial.differences(
             opened.trial, exact=exact, local=local, precision=config.precision
         )
@@ -175,6 +174,20 @@ class Handshake:
                 f"{config.dataset!r}, {config.partition!r} or {config.model!r} is another one"
             )
             self._differs(line)
+
+    def _other_data(self, name: str, there: str, here: str, local: bool) -> ServerDiffers:
+        """Return the error for data of the digest `there`, where that of `here` is expected."""
+        dataset = self.config.dataset
+        if local:
+            return ServerDiffers(
+                f"{name}: its data for {dataset!r} is not what this run began with there "
+                f"(digests {there} now, {here} then); put back the data of then at that site, or "
+                "begin another run"
+            )
+        return ServerDiffers(
+            f"{name} holds other data for {dataset!r} than the trainer (digests {there} and "
+            f"{here}); give both the same files, with --data-root on either side"
+        )
 
     async def spawn(
         self,

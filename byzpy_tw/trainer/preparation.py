@@ -137,7 +137,7 @@ def prepare_data(
     begun = time.perf_counter()
     outcome, warnings = _try_model(config, registry, data, shards)
     model = make_model(spec, registry, data, checked=True, root=root)
-    dimension = sum(leaf.numel() for _, leaf in models.trained_parameters(model))
+    dimension = sum(leaf.numel() for _, leaf in models.trainable.trained_parameters(model))
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)

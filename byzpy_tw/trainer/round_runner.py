@@ -190,10 +190,10 @@ class RoundRunner:
         verdict = round.verdict(computable)
         if isinstance(verdict, Halt):
             self.halt_record = {"round": number, "refused": _refused(round)}
-            if not verdict.diverged:
-                raise BudgetExceeded(verdict.why)
-            other = f"; or else {who} has a loss that is not finite" if (who := self.task) else ""
-            raise Diverged(f"{verdict.why}{other}")
+            why = verdict.why
+            if self.task and round.honest_not_finite:
+                why += f"; or else {self.task} has a loss that is not finite"
+            raise (Diverged if verdict.diverged else BudgetExceeded)(why)
         costly = driver.costly_failures()
         return GatheredRound(round, verdict, watch, before, attack, costly, told_f)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, RunDirectoryError
+from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
 from byzpy_tw.events import (
     AttackCallFailed,
     CheckpointNotWritten,
@@ -31,13 +30,10 @@ from byzpy_tw.events import (
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.final_model import make_final_model
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.membership import add_server, merge_placement, read_texts
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.resume_hints import how_to_resume
-from byzpy_tw.records.saved_model import save_model
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
@@ -49,12 +45,14 @@ from byzpy_tw.text import count_rounds
 from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.finished_run import check_attack, save_final_model
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.provenance import add_process, begun_at, now
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
+from byzpy_tw.trainer.run_description import RunDescription
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.tasks import task_of
@@ -88,7 +86,7 @@ class Training:
     _refusals: FirstRefusals = field(factory=FirstRefusals, init=False)
     _processes: Sequence[Mapping[str, Any]] = field(init=False)  # this one is the last
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
-    _description: Mapping[str, Any] = field(factory=dict, init=False)  # config.json, once begun
+    _description: RunDescription = field(init=False)
     _options_digest: str = field(init=False)  # the configuration's digest, in each record
     _recorded_digest: str = field(init=False)  # the one whose options are on record
 
@@ -96,6 +94,8 @@ class Training:
 
     def __attrs_post_init__(self) -> None:
         config, begun = self.config, self.resume_point
+        initial = initial_config_json(config, begun)
+        self._description = RunDescription(initial, self.directory, begun)
         keep = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
         self.checkpoint_scheduler = CheckpointScheduler(
             self.directory.path, config.checkpoint_interval, keep,
@@ -184,40 +184,22 @@ class Training:
         self._check_attack()
         self.status = "finished"
         if config.save_model is not None:
-            await defer_to_pool(self._reactor, self._pool, self._save_model, prepared)
+            await defer_to_pool(
+                self._reactor, self._pool, save_final_model, config, self.registry, prepared,
+                self.directory.path,
+            )  # fmt: skip
 
     def _foreign_task(self, prepared: Prepared) -> str:
         """Return the task for messages, where it is other code; empty where it is our own."""
         text = task_of(self.config.spec(), self.registry, prepared.dataset)
         return self.registry.owner("task", text) if self.registry.is_foreign("task", text) else ""
 
-    def _save_model(self, prepared: Prepared) -> None:
-        """Write the model with the final parameters; raises `RunDirectoryError`."""
-        config, data, found = self.config, prepared.dataset, prepared.evaluator.parameters.cpu()
-        spec, root = config.spec(), prepared.data_root
-        model, _ = make_final_model(spec, self.registry, data, found, root)
-        try:
-            save_model(model, Path(str(config.save_model)))
-        except CannotRecord as e:  # but for this, the run is complete
-            result = f"byzpy_tw.Result.read({str(self.directory.path)!r})"
-            raise RunDirectoryError(
-                f"{e}; the run is finished: {result}.save_model(FILE) saves its model"
-            ) from e
-
-    def _recorded_texts(self, entry: str) -> dict[str, str]:
-        """Return the `entry` of config.json before this process, by server."""
-        return read_texts(self.resume_point.description, entry)
-
     def _check_attack(self) -> None:
-        """Raise `AttackFailed` where the attack has not contributed to any round."""
-        failures, config = self._summary.counts.attack_failures, self.config
-        if failures is not None and failures.all_failed:
+        try:
+            check_attack(self.config, self._summary)
+        except AttackFailed:
             self.status = "failed"
-            raise AttackFailed(
-                f"the attack {config.attack!r} failed {failures.calls}, and not one of its "
-                f"vectors was aggregated: {failures.first}; the result says nothing about "
-                f"{config.pipeline}: mend the attack, or choose another --attack"
-            )
+            raise
 
     def _make_cluster(
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
@@ -226,8 +208,9 @@ class Training:
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=is_local(self.registry, config.partition),
-            devices=list(self._recorded_texts("devices").values()), attack=prepared.attack,
-            data_digests=self._recorded_texts("data_digests"),
+            devices=list(self._description.texts_before("devices").values()),
+            attack=prepared.attack,
+            data_digests=self._description.texts_before("data_digests"),
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self._handle)
 
@@ -246,38 +229,20 @@ class Training:
         await cluster.start()
         placement = {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
         self.views.handle(NodesPlaced(placement, config.num_honest))
-        devices = {entry.name: entry.device for entry in cluster.entries if entry.device}
-        digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
-        description = {
-            **initial_config_json(config, self.resume_point),
-            **prepared.describe({**self._recorded_texts("data_digests"), **digests}),
-            "placement": merge_placement(self.resume_point.description.get("placement"), placement),
-            "devices": {**self._recorded_texts("devices"), **devices},
-            "seconds_before": self.resume_point.seconds,
-            "processes": self._processes,
-        }
+        description = self._description.begin(prepared, cluster.entries, placement, self._processes)
         self._summary.metrics = described_metrics(description)
-        self._record_description(description)
         cluster.on_joined = self._record_server
         if self.resume_point.description:
             done, again = self.resume_point.round, "beginning again: there is no checkpoint"
             self.views.say(f"going on after {count_rounds(done)}" if done else again)
         self.views.handle(RunStarted(description, self.resume_point.records))
 
-    def _record_description(self, description: Mapping[str, Any]) -> None:
-        self._description = description
-        self.directory.write_config(description)
-
     def _record_server(self, entry: ServerEntry) -> None:
-        """Put on record a server that has joined after the start, its data and its nodes."""
         assert self._cluster is not None
-        name, nodes = entry.display_name or entry.name, self._cluster.home_nodes(entry)
-        found = add_server(self._description, name, entry.data_digest, entry.device, nodes)
-        if found != self._description:
-            try:
-                self._record_description(found)
-            except CannotRecord as e:
-                self.views.warn(str(e))
+        try:
+            self._description.add_server(entry, self._cluster.home_nodes(entry))
+        except CannotRecord as e:
+            self.views.warn(str(e))
 
     async def _finish_round(
         self, number: int, running: Deferred[CompletedRound], prepared: Prepared

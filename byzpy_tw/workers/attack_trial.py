@@ -89,6 +89,7 @@ class _Trial:
         return attrs.evolve(found, digest=sha256_of(first))
 
     def _without_draws(self, attack: PluginAttack, number: int) -> Tensor:
+        """Return the result of `_call`, which may not draw from global generators."""
         result, moved = global_random.detect_draws(
             lambda: self._call(attack, number), lambda: self._call(self.make(), number)
         )
@@ -123,6 +124,7 @@ class _Trial:
             )
 
     def _call(self, attack: PluginAttack, number: int) -> Tensor:
+        """Return the attack's vector for made-up knowledge: `number` 0, or 1 in a later round."""
         known = made_up_knowledge(attack, self.spec, self.dimension, number)
         rows = None if known.vectors is None else known.vectors.clone()
         spec = self.spec

@@ -17,9 +17,12 @@ from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.datasets.tensors import input_dtype
 from byzpy_tw.errors import LimitExceeded, UnsuitableModel
+from byzpy_tw.models.building import flat_parameters, make_on_meta
+from byzpy_tw.models.dropout import randomness
+from byzpy_tw.models.trainable import frozen_values, trained_parameters
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.plugin_task import tensors_in
+from byzpy_tw.tasks.outputs import tensors_in
 from byzpy_tw.workers.augmenting import try_augmentation
 from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
@@ -61,7 +64,7 @@ def build_host(
     model = make_model(spec, registry, dataset, checked=True, root=data_root)
     trial_outcome.check_initial(model, registry.owner("model", spec.model))
     model = model.to(device.place)
-    parameters = models.flat_parameters(model)
+    parameters = flat_parameters(model)
     return NodeHost(spec, dataset, model, parameters, device, trial_outcome, registry, shards)
 
 
@@ -118,15 +121,53 @@ def check_model(
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
-        sized = models.make_on_meta(factory, {})
+        sized = make_on_meta(factory, {})
     check_norms(spec, registry, sized)
-    _check_size(spec, sized, most_elements, most_working)
+    _check_length(spec, sized, most_elements)
+    if most_working is not None:
+        _check_frozen(spec, sized, most_working)
+        _check_targets(spec, data, most_working)
+        _check_activations(spec, factory, sized, data, most_working)
+
+
+def _check_length(spec: RunSpec, sized: nn.Module, most_elements: int | None) -> None:
+    """Raise `LimitExceeded` for too long a vector."""
+    d = sum(leaf.numel() for _, leaf in trained_parameters(sized))
+    if most_elements is not None and d > most_elements:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        )
+
+
+def _check_frozen(spec: RunSpec, sized: nn.Module, most_working: int) -> None:
+    """Raise `LimitExceeded` for too many bytes of parameters that do not travel."""
+    frozen = sum(tensor.nbytes for tensor in frozen_values(sized).values())
+    if frozen > most_working:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
+            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+        )
+
+
+def _check_targets(spec: RunSpec, data: Dataset, most_working: int) -> None:
+    """Raise `LimitExceeded` for too many bytes of targets in a batch."""
     held = spec.batch_size * sum(y[0].nbytes for y in tensors_of(data.train.y))
-    if most_working is not None and held > most_working:
+    if held > most_working:
         raise LimitExceeded(
             f"a batch of {spec.batch_size:,} examples holds {held / 2**20:.0f} MiB of targets, "
             f"over the limit of {most_working / 2**20:.0f} MiB: use a smaller --batch-size"
         )
+
+
+def _check_activations(
+    spec: RunSpec,
+    factory: Callable[[], nn.Module],
+    sized: nn.Module,
+    data: Dataset,
+    most_working: int,
+) -> None:
+    """Raise `LimitExceeded` for too many bytes that the model keeps of a micro-batch."""
     examples = min(spec.micro_batch_size, spec.batch_size)
     # Running the model takes seconds the first time, and hardly any model keeps more of an
     # example than it has parameters, and than 128 channels of its size; but of tokens.
@@ -135,31 +176,13 @@ def check_model(
         prod(x.shape[1:]) for x in inputs
     )
     tokens = any(input_dtype(x) == torch.int64 for x in inputs)
-    if most_working is not None and (tokens or examples * 4 * kept > most_working):
-        working = examples * activation_bytes_per_example(factory, data.train.x)
-        if working > most_working:
-            raise LimitExceeded(
-                f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
-                f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
-                "smaller --micro-batch-size"
-            )
-
-
-def _check_size(
-    spec: RunSpec, sized: nn.Module, most_elements: int | None, most_working: int | None
-) -> None:
-    """Raise `LimitExceeded` for too long a vector, and for too many bytes that do not travel."""
-    d = sum(leaf.numel() for _, leaf in models.trained_parameters(sized))
-    if most_elements is not None and d > most_elements:
+    if not tokens and examples * 4 * kept <= most_working:
+        return
+    working = examples * activation_bytes_per_example(factory, data.train.x)
+    if working > most_working:
         raise LimitExceeded(
-            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        )
-    frozen = sum(tensor.nbytes for tensor in models.frozen_values(sized).values())
-    if most_working is not None and frozen > most_working:
-        raise LimitExceeded(
-            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
-            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+            f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} examples, over "
+            f"the limit of {most_working / 2**20:.0f} MiB: use a smaller --micro-batch-size"
         )
 
 
@@ -193,7 +216,7 @@ def activation_bytes_per_example(factory: Callable[[], nn.Module], examples: Bat
             lambda x: torch.empty(count, *x.shape[1:], dtype=input_dtype(x), device="meta"),
             examples,
         )
-        with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = call_model(model, inputs)
         return sum(kept) + sum(t.nbytes for t in (*tensors_of(inputs), *tensors_in(out)))
 

@@ -21,6 +21,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw.batches import Batch, map_tensors
 from byzpy_tw.errors import ConfigError
 
 
@@ -86,6 +87,14 @@ class Cuda:
 
 
 CPU = Cpu()
+
+
+def put_batches(device: Device, *batches: Batch) -> Sequence[Batch]:
+    """Return `batches` of the CPU on `device`, by one `put` where each is one tensor."""
+    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
+    if len(tensors) == len(batches):
+        return device.put(*tensors)
+    return [map_tensors(lambda tensor: device.put(tensor)[0], batch) for batch in batches]
 
 
 def _open_cpu(index: int) -> Device:

@@ -75,10 +75,11 @@ def probe() -> str:
 
     Equal in two processes whose library versions and instruction sets compute alike.  Cached.
     """
-    return run_single_threaded_with_grad(_compute)
+    return run_single_threaded_with_grad(_probe_gradient)
 
 
-def _compute() -> str:
+def _probe_gradient() -> str:
+    """Return the digest of the gradient of a fixed convolution."""
     stream = seeds.stream(0, "probe")
 
     def draw(*shape: int) -> torch.Tensor:

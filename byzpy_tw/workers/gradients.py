@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import seeds
-from byzpy_tw.batches import Batch, cut, map_tensors, take
+from byzpy_tw.batches import Batch, cut, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
@@ -32,7 +32,7 @@ from byzpy_tw.tasks import Task
 from byzpy_tw.vectors import exact_norm
 from byzpy_tw.workers.augmenting import augment_examples, draw_numbers
 from byzpy_tw.workers.batch_order import BatchOrder, batch_length
-from byzpy_tw.workers.device import Device
+from byzpy_tw.workers.device import Device, put_batches
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.out_of_memory import explain_out_of_memory
@@ -124,13 +124,6 @@ class MicroBatches:
         """The weight of the whole batch, by which the loss of each part is divided."""
         return self.task.weight(self.targets)
 
-    def _put(self, inputs: Batch, targets: Batch) -> Sequence[Batch]:
-        """Return both on the device."""
-        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):
-            return self.device.put(inputs, targets)
-        put = partial(map_tensors, lambda tensor: self.device.put(tensor)[0])
-        return put(inputs), put(targets)
-
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
         spec, train = self.spec, self.dataset.train
@@ -142,7 +135,9 @@ class MicroBatches:
             examples = augment_examples(self.dataset, examples, self.numbers[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who), explain_out_of_memory(place.stop - place.start):
-            inputs, targets = self._put(self.dataset.inputs(examples), cut(self.targets, place))
+            inputs, targets = put_batches(
+                self.device, self.dataset.inputs(examples), cut(self.targets, place)
+            )
             loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, targets, self.task, self.weight,
                 lambda: seeds.torch_seed(*stream), self.who, spec.precision,

@@ -19,12 +19,14 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from byzpy_tw import models, seeds
+from byzpy_tw import seeds
 from byzpy_tw.attacks.behaviour import Behaviour, behaviour_of
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, LimitExceeded
+from byzpy_tw.models.statistics import normalises_by_batch
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
@@ -75,14 +77,14 @@ class NodeHost:
         self._batches = partial(
             MicroBatches,
             model_provider(self.model, self.trial_outcome.needs_copies),
-            [leaf for _, leaf in models.trained_parameters(self.model)],
+            [leaf for _, leaf in trained_parameters(self.model)],
             self.dataset,
             self.spec,
             BatchOrder(self.spec),
             self.device,
             self._registry.owner("model", self.spec.model),
             self.trial_outcome.task,
-            join_single=models.normalises_by_batch(self.model),
+            join_single=normalises_by_batch(self.model),
         )
 
     @property

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byzpy_tw import models
 from byzpy_tw.batches import Batch, call_model, map_tensors, tensors_of
 from byzpy_tw.errors import UnsuitableModel
+from byzpy_tw.models.dropout import randomness
 from byzpy_tw.plugin_code import exception_text
-from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.tasks import Task
+from byzpy_tw.tasks.outputs import tensors_in
 from byzpy_tw.workers.precision import FLOAT32, autocast, multiplication, to_float32
 
 
@@ -90,7 +90,7 @@ def loss_and_gradient(
     # The leaves are shared between threads: `grad` returns gradients, where `backward` would
     # write into the leaves.
     with multiplication(precision, inputs):
-        with models.randomness(seed):
+        with randomness(seed):
             outputs = _compute_outputs(model, inputs, task, who, precision)
         loss = task.loss(outputs, targets) / weight
         if not loss.requires_grad:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byzpy_tw import models, object_state
+from byzpy_tw import object_state
+from byzpy_tw.models.trainable import trained_parameters
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, nearly_equal
 
 
@@ -22,7 +23,7 @@ def quote_names(names: Sequence[str]) -> str:
 
 def check_aliases(model: nn.Module) -> str:
     """Refuse views of parameters that were taken when the model was made."""
-    named, trained = list(model.named_parameters()), dict(models.trained_parameters(model))
+    named, trained = list(model.named_parameters()), dict(trained_parameters(model))
     owners = sorted((p.data_ptr(), p.data_ptr() + p.nbytes, name) for name, p in named)
     for (_, end, one), (begin, _, two) in pairwise(owners):
         if begin < end and (one in trained or two in trained):
@@ -60,7 +61,7 @@ def check_parameters(
     model: nn.Module, leaves: Sequence[Tensor], addresses: Sequence[int], before: Iterable[Any]
 ) -> str:
     """Refuse a model whose parameters are not `leaves` at their `addresses` with equal digests."""
-    named = models.trained_parameters(model)
+    named = trained_parameters(model)
     found = list(zip(named, leaves, addresses, before))
     moved = [name for (name, _), leaf, at, _ in found if leaf.data_ptr() != at]
     if moved or [id(leaf) for _, leaf in named] != [id(leaf) for leaf in leaves]:

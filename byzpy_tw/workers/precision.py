@@ -10,10 +10,9 @@ Parameters, vectors, losses and all that the trainer computes are float32.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from byzpy_tw.batches import Batch, tensors_of
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.tasks.outputs import map_outputs
 
 FLOAT32, BFLOAT16, TF32 = "float32", "bfloat16", "tf32"
 _UNCHANGED = nullcontext()
@@ -50,22 +50,13 @@ def autocast(precision: str, inputs: Batch) -> AbstractContextManager[Any]:
 
 
 def to_float32(outputs: Any) -> Any:
-    """Return a model's `outputs` with float32 in the place of narrower floating point.
+    """Return a model's `outputs` with float32 in the place of narrower floating point."""
 
-    As `plugin_task.tensors_in`, it finds tensors within tuples, lists and mappings.
-    """
-    if isinstance(outputs, Tensor):
-        narrow = outputs.is_floating_point() and outputs.element_size() < 4
-        return outputs.float() if narrow else outputs
-    if isinstance(outputs, (tuple, list)):
-        items = map(to_float32, outputs)
-        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
-    if isinstance(outputs, Mapping):
-        made: Any = copy.copy(outputs)  # of its own class, whose attributes may be its items
-        for name, item in outputs.items():
-            made[name] = to_float32(item)
-        return made
-    return outputs
+    def widen(tensor: Tensor) -> Tensor:
+        narrow = tensor.is_floating_point() and tensor.element_size() < 4
+        return tensor.float() if narrow else tensor
+
+    return map_outputs(widen, outputs)
 
 
 @define(eq=False)

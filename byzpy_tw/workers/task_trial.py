@@ -11,10 +11,9 @@ So each method is called for two batches and again for the first, and for the pa
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,9 @@ from byzpy_tw import batches, global_random
 from byzpy_tw.batches import Batch, map_tensors, tensors_of
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
-from byzpy_tw.plugins.plugin_task import PluginTask, tensors_in
+from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.tasks.function_task import FunctionTask
+from byzpy_tw.tasks.outputs import items_of, map_outputs, rebuild, tensors_in
 
 TASK_EXAMPLES = 8  # of each batch, at most
 _LOOKED_AT = 512  # examples that those are chosen from, where their targets are small
@@ -79,6 +79,8 @@ def try_task(task: PluginTask, first: Pair, other: Pair) -> None:
 
 @define(eq=False)
 class _TaskTrial:
+    """The calls of one task, and the checks of its answers."""
+
     task: PluginTask
 
     def answers(self, outputs: Any, targets: Batch) -> _Answers:
@@ -99,6 +101,7 @@ class _TaskTrial:
         return _Answers(weight, loss, sums, digests)
 
     def _loss(self, outputs: Any, targets: Batch) -> tuple[float, list[Any]]:
+        """Return the loss, and digests of its gradients by the tensors in `outputs`."""
         leaves = _copy(outputs, True)
         loss = self._unchanged("loss", leaves, targets)
         needed = [tensor for tensor in tensors_in(leaves) if tensor.requires_grad]
@@ -205,33 +208,17 @@ def _finite(outputs: Any) -> bool:
 
 def _copy(outputs: Any, grad: bool) -> Any:
     """Return `outputs` in memory of their own, as leaves where `grad`."""
-    if isinstance(outputs, Tensor):
-        made = outputs.detach().clone()
+
+    def copied(tensor: Tensor) -> Tensor:
+        made = tensor.detach().clone()
         return made.requires_grad_(grad and made.is_floating_point())
-    return _rebuilt(outputs, [_copy(item, grad) for item in _items(outputs)])
+
+    return map_outputs(copied, outputs)
 
 
 def _part(outputs: Any, place: slice, count: int) -> Any:
     """Return the part `place` of `outputs` of `count` examples; None where they cannot be cut."""
     if isinstance(outputs, Tensor):
         return outputs[place] if outputs.ndim and len(outputs) == count else None
-    parts = [_part(item, place, count) for item in _items(outputs)]
-    return None if not parts or any(p is None for p in parts) else _rebuilt(outputs, parts)
-
-
-def _items(outputs: Any) -> Sequence[Any]:
-    if isinstance(outputs, Mapping):
-        return list(outputs.values())
-    return outputs if isinstance(outputs, (list, tuple)) else ()
-
-
-def _rebuilt(outputs: Any, items: Sequence[Any]) -> Any:
-    if isinstance(outputs, MutableMapping):
-        made = copy.copy(outputs)
-        made.update(zip(outputs, items))
-        return made
-    if isinstance(outputs, Mapping):
-        return dict(zip(outputs, items))
-    if isinstance(outputs, (list, tuple)):
-        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
-    return outputs
+    parts = [_part(item, place, count) for item in items_of(outputs)]
+    return None if not parts or any(p is None for p in parts) else rebuild(outputs, parts)

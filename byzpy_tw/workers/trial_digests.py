@@ -34,6 +34,7 @@ _CONSTANTS = ("frozen", "buffers")  # fields after 0.1, which travel apart from 
 
 
 def is_finite(gradient: TrialDigests | GradientDigests) -> bool:
+    """Return whether the loss and all numbers of a gradient are finite."""
     return all(map(math.isfinite, (gradient.loss, *gradient.norms)))
 
 

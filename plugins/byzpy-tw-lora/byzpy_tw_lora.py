@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What has adapters, and by which name the architecture's layers call it.
 TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+# A server makes what a trainer names, so costs are bounded.
+LARGEST = {"layers": 200, "width": 16384, "heads": 256, "rank": 1024, "context": 2**20}
 
 
 class CausalLM(nn.Module):
@@ -54,12 +56,7 @@ def lora(
     if len(shape) != 1:
         raise ValueError(f"examples are of shape {shape}, expected (T,): sequences of tokens")
     context = shape[0] if context is None else context
-    # A server makes what a trainer names, so costs are bounded here.
-    sizes = {"layers": (layers, 200), "width": (width, 16384), "heads": (heads, 256),
-             "rank": (rank, 1024), "context": (context, 2**20)}  # fmt: skip
-    for name, (value, most) in sizes.items():
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must be from 1 to {most}, got {value}")
+    _check_sizes(layers=layers, width=width, heads=heads, rank=rank, context=context)
     if width % (2 * heads):
         raise ValueError(f"width must be a multiple of twice the heads, got {width} and {heads}")
     if context < shape[0]:
@@ -70,6 +67,13 @@ def lora(
     if init is not None:
         load_values(base, root, init)
     return CausalLM(_adapted(base, family, rank, alpha, dropout))
+
+
+def _check_sizes(**sizes: int) -> None:
+    """Raise `ValueError` for a size that is out of its range."""
+    for name, value in sizes.items():
+        if not 1 <= value <= LARGEST[name]:
+            raise ValueError(f"{name} must be from 1 to {LARGEST[name]}, got {value}")
 
 
 def _base(

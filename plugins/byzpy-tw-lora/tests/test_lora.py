@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import models
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, UnsuitableModel
-from byzpy_tw.models import StreamDropout, trained_parameters
+from byzpy_tw.models.dropout import StreamDropout
+from byzpy_tw.models.trainable import digest_of_values, frozen_values, trained_parameters
 from byzpy_tw.plugins import load
 from byzpy_tw.workers.building import build_host
 from tests.support import folder
@@ -50,7 +51,7 @@ class LoraTests(SynchronousTestCase):
         root = folder(self)
         one, two = (models.build(lora, DATA, seed=seed) for seed in (1, 2))
         again = models.build(lora, DATA, seed=1)
-        frozen = [models.digest_of_values(models.frozen_values(m)) for m in (one, two, again)]
+        frozen = [digest_of_values(frozen_values(m)) for m in (one, two, again)]
         self.assertEqual([digest == frozen[0] for digest in frozen], [True, False, True])
         base = plugin._base("gpt2", 40, 6, 2, 64, 2)
         models.write_values(root / "book.safetensors", base.state_dict())
