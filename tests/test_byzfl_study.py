@@ -364,6 +364,21 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(code, 0, text)
         self.assertIn("96 runs = 4 num-byz, f x 4 partition x 2 aggregator x 3 seed", text)
 
+    def test_export(self) -> None:
+        """It runs nothing, writes what is there, and leaves a folder with something in it alone."""
+        path, target = self.write(json.dumps(changed())), folder(self) / "exported"
+        words = ["--byzfl", path, "--dataset", "mnist5k", "--model", "mlp:hidden=100"]
+        words += ["--device", "cpu", "--out", str(folder(self)), "--export-byzfl", str(target)]
+        code, text = self.run_main(*words)
+        self.assertEqual(code, 0, text)
+        self.assertIn("288 of 288 runs are not finished", text)
+        table = json.loads((target / "config.json").read_text())
+        self.assertEqual(table["model"]["name"], "fc_mnist")
+        self.assertEqual(table["benchmark_config"]["f"], [1, 2, 3, 4])
+        code, text = self.run_main(*words)
+        self.assertEqual(code, 2)
+        self.assertIn("is not empty: name a new folder", text)
+
     def test_mistakes(self) -> None:
         """Each is one line with the file's name."""
         for text, told in (
