@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import load
 from byzpy_tw.sweep import byzfl_names as names
 from byzpy_tw.sweep.byzfl_study import read_byzfl
@@ -186,7 +186,38 @@ class TranslationTests(SynchronousTestCase):
         self.assertIsNone(names.find_original("alie", names.ATTACKS))
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 30) | st.floats() | st.sampled_from(["iid", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "parameters", "f"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def paths(table: Any, before: str = "") -> list[str]:
+    """The paths of all keys of a table, for `changed`."""
+    found = []
+    for key, inner in table.items():
+        found += [f"{before}{key}"]
+        found += paths(inner, f"{before}{key}__") if isinstance(inner, dict) else []
+    return found
+
+
 class RefusalTests(SynchronousTestCase):
+    @given(st.sampled_from(paths(changed())), VALUES)
+    @settings(max_examples=300, deadline=None)
+    def test_any_value(self, path: str, value: Any) -> None:
+        """Whatever stands at a key, there is a study or an error of ours."""
+        small = {"benchmark_config__f": 1, "pre_aggregators": []}
+        try:
+            found = read_byzfl(changed(**{**small, path: value}))
+        except ByzpyTwError as e:
+            self.assertNotIn("\n", str(e))
+        else:
+            self.assertGreater(found.combinations, 0)
+
     def test_mistakes(self) -> None:
         """Each is told with its key, the nearest one or the known ones, and what to do."""
         cases: list[tuple[dict[str, Any], str]] = [
@@ -332,6 +363,21 @@ class CommandTests(SynchronousTestCase):
         code, text = self.run_main(*words, "--dry-run", "--attacks", "ipm", "--rounds", "3")
         self.assertEqual(code, 0, text)
         self.assertIn("96 runs = 4 num-byz, f x 4 partition x 2 aggregator x 3 seed", text)
+
+    def test_export(self) -> None:
+        """It runs nothing, writes what is there, and leaves a folder with something in it alone."""
+        path, target = self.write(json.dumps(changed())), folder(self) / "exported"
+        words = ["--byzfl", path, "--dataset", "mnist5k", "--model", "mlp:hidden=100"]
+        words += ["--device", "cpu", "--out", str(folder(self)), "--export-byzfl", str(target)]
+        code, text = self.run_main(*words)
+        self.assertEqual(code, 0, text)
+        self.assertIn("288 of 288 runs are not finished", text)
+        table = json.loads((target / "config.json").read_text())
+        self.assertEqual(table["model"]["name"], "fc_mnist")
+        self.assertEqual(table["benchmark_config"]["f"], [1, 2, 3, 4])
+        code, text = self.run_main(*words)
+        self.assertEqual(code, 2)
+        self.assertIn("is not empty: name a new folder", text)
 
     def test_mistakes(self) -> None:
         """Each is one line with the file's name."""

@@ -95,6 +95,15 @@ class TextTests(SynchronousTestCase):
             "honest ones most often node 0, in 50 %.",
         )
 
+    def test_without_byzantine_nodes(self) -> None:
+        """Nothing is said of nodes that are not there, without weights either."""
+        shares = tuple(attrs.evolve(s, honest=True) for s in THREE_EQUAL)
+        found = outcome(grid().cells[0], 0.9, shares=shares)
+        self.assertIsNone(found.left_out(honest=False))
+        self.assertRegex(text.out_text(found), r"^out H \d+$")
+        told = text.exclusion_sentence(found)
+        self.assertTrue(told.startswith("An honest node was left out in "), told)
+
     def test_a_rule_that_does_not_choose(self) -> None:
         """It is not said that nobody was left out: which nodes counted is not known."""
         [cell, *_] = grid(defences=("median",)).cells

@@ -87,6 +87,7 @@ USES = {
     "scaffold.writing files re.split": FILE + "a template's parts",
     "sweep.arithmetic re.compile": OPTION + "names of options in arithmetic",
     "sweep.impossible _reason removeprefix": SHOWN + "a rule's name that would stand twice",
+    "sweep.blades_study _Reader._known rpartition": OPTION + "a class of Blades by its path",
     "sweep.byzfl_config re.compile": FILE + "a folder's name, made from options",
     "sweep.plan folder_of re.sub": FILE + "a folder's name, made from options",
     "sweep.query _fixed partition": OPTION + "an axis and its value",

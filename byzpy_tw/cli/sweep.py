@@ -14,7 +14,7 @@ from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.toml import STANDARD_INPUT
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import default_study as defaults
-from byzpy_tw.sweep.foreign_files import read_byzfl_file
+from byzpy_tw.sweep.foreign_files import read_blades_file, read_byzfl_file
 from byzpy_tw.sweep.study import OPTIONS_OF_ONE_RUN, Axis, Study
 from byzpy_tw.sweep.study_file import read_study
 from byzpy_tw.text import clip
@@ -55,6 +55,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--byzfl", metavar="CONFIG.json",
         help="run the benchmark of ByzFL in this file; options on the command line replace its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--blades", metavar="FILE.yaml",
+        help="likewise an experiment of Blades, with one batch a round "
+        "(needs pip install 'byzpy-tw[blades]')",
     )  # fmt: skip
     parser.add_argument(
         "--export-byzfl", metavar="DIR",
@@ -181,6 +186,8 @@ def _read(chosen: argparse.Namespace, given: Mapping[str, Any]) -> Study:
     lists = _lists(chosen)
     if chosen.byzfl is not None:
         return read_byzfl_file(expand_home(chosen.byzfl), given, lists)
+    if chosen.blades is not None:
+        return read_blades_file(expand_home(chosen.blades), given, lists)
     path = expand_home(chosen.study)
     if not (path == STANDARD_INPUT or path.suffix or path.exists()):  # a value too many
         raise ConfigError(f"unrecognized arguments: {clip(chosen.study)}{LISTS}")
@@ -201,7 +208,7 @@ def _lists(chosen: argparse.Namespace) -> list[Axis]:
 
 def file_of(chosen: argparse.Namespace) -> str | None:
     """Return the file of the study; raises `ConfigError` for two of them."""
-    given = [file for file in (chosen.study, chosen.byzfl) if file is not None]
+    given = [file for file in (chosen.study, chosen.byzfl, chosen.blades) if file is not None]
     if len(given) > 1:
         raise ConfigError(f"one study at a time, got {' and '.join(map(clip, given))}")
     return given[0] if given else None

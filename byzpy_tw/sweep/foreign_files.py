@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from byzpy_tw.config.toml import STANDARD_INPUT
 from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.sweep.blades_study import read_blades
 from byzpy_tw.sweep.byzfl_study import read_byzfl
 from byzpy_tw.sweep.study import Axis, Study
 from byzpy_tw.sweep.study_file import replace_options
@@ -21,12 +22,38 @@ def read_byzfl_file(path: Path, given: Mapping[str, Any], lists: Sequence[Axis])
 
     Raises `ConfigError` with the file, the key, the value and what to do.
     """
+    return _read_file(path, _parse_json, read_byzfl, given, lists)
+
+
+def read_blades_file(path: Path, given: Mapping[str, Any], lists: Sequence[Axis]) -> Study:
+    """Read a YAML file of Blades, likewise; `ConfigError` without PyYAML, too."""
+    return _read_file(path, _parse_yaml, read_blades, given, lists)
+
+
+def _read_file(
+    path: Path,
+    parse: Callable[[str], Any],
+    read: Callable[[Any, Collection[str]], Study],
+    given: Mapping[str, Any],
+    lists: Sequence[Axis],
+) -> Study:
     file, text = _read_text(path)
     replaced = {*given, *(name for axis in lists for name in axis.options)}
     try:
-        return replace_options(read_byzfl(_parse_json(text), replaced), given, lists)
+        return replace_options(read(parse(text), replaced), given, lists)
     except ByzpyTwError as e:
         raise e.with_text(f"{file}: {e}") from None
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"{e}: pip install 'byzpy-tw[blades]'") from e
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as e:
+        raise ConfigError(f"not valid YAML: {clip(' '.join(str(e).split()), 200)}") from None
 
 
 def _read_text(path: Path) -> tuple[str, str]:

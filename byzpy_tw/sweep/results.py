@@ -222,12 +222,11 @@ class CellResult:
     def left_out(self, *, honest: bool) -> float | None:
         """Return the mean share of rounds in which a node of this kind was left out.
 
-        None where no node ever was: the rule does not choose, or takes them all.
+        None where no node ever was (the rule does not choose, or takes them all), or none is there.
         """
         shares = self.shares
-        if not any(s.left_out for s in shares):
-            return None
-        return mean(s.left_out for s in shares if s.honest is honest)
+        of_kind = [s.left_out for s in shares if s.honest is honest]
+        return mean(of_kind) if of_kind and any(s.left_out for s in shares) else None
 
 
 def common_metrics(outcomes: Iterable[CellResult]) -> tuple[Metric, ...]:

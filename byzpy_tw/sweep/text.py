@@ -64,7 +64,8 @@ def out_text(outcome: CellResult) -> str:
     if weight is not None:
         parts.append(f"wt B {percent(weight, 0)}")
     if honest is not None:
-        faulty = f"B {percent(outcome.left_out(honest=False), 0)} " * (weight is None)
+        share = outcome.left_out(honest=False) if weight is None else None
+        faulty = "" if share is None else f"B {percent(share, 0)} "
         parts.append(f"out {faulty}H {percent(honest, 0)}")
     return " ".join(parts)
 
@@ -277,9 +278,11 @@ def exclusion_sentence(outcome: CellResult) -> str:
         none = no_choice or "No node was left out in any round."
         return f"{text}{none}" if shares else text.strip()
     faulty, honest = (percent(outcome.left_out(honest=which), 0) for which in (False, True))
-    text += (
-        f"A Byzantine node was left out in {faulty} % of the rounds, an honest one in {honest} %"
-    )
+    if outcome.left_out(honest=False) is None:  # there is none
+        text += f"An honest node was left out in {honest} % of the rounds"
+    else:
+        text += f"A Byzantine node was left out in {faulty} % of the rounds"
+        text += f", an honest one in {honest} %"
     worst = max((share for share in shares if share.honest), key=lambda share: share.left_out)
     if worst.left_out:
         text += f"; of the honest ones most often node {worst.node}, "
