@@ -68,7 +68,7 @@ class ModelRunTests(TestCase):
         self.assertNotEqual(on.history[0]["loss"], whole.history[0]["loss"])
         self.assert_verified(again)
         error = await self.assertFailure(self.run_in("none", **options), ConfigError)
-        self.assertIn("No such file", str(error))
+        self.assertIn("is not there", str(error))
 
     async def test_a_folder_that_is_gone(self) -> None:
         """The run is complete where its model cannot be saved, which is told with the way out."""
@@ -137,4 +137,4 @@ class ModelRunTests(TestCase):
         self.assertTrue(all(torch.equal(found[name], body[name]) for name in body))
         missing = {**options, "model": options["model"].replace("body", "torso")}
         error = await self.assertFailure(self.run_in("no", **missing), UnsuitableModel)
-        self.assertIn("torso.safetensors: No such file", str(error))
+        self.assertIn("torso.safetensors is not there", str(error))

@@ -20,7 +20,8 @@ from byzpy_tw.sweep.paper_figures import write_curves, write_heat_map
 from byzpy_tw.sweep.pivot import View, default_view, pivot
 from byzpy_tw.sweep.query import Query, show, view_of
 from byzpy_tw.sweep.results import line_of
-from byzpy_tw.sweep.study_results import LINES, StudyResults, read_lines, read_results
+from byzpy_tw.sweep.run_lines import RUNS_FILE
+from byzpy_tw.sweep.study_results import StudyResults, read_results
 from byzpy_tw.tasks.metric import ACCURACY
 from tests.studies import axis, make_study, result_of, results_of
 from tests.support import folder
@@ -42,7 +43,7 @@ def recorded(where: Path) -> None:
     plan = plan_of(study, load(only=()))
     lines = [json.dumps(line_of(result_of(run, 0.5 + i / 16))) for i, run in enumerate(plan.runs)]
     where.mkdir(exist_ok=True)
-    (where / LINES).write_text("\n".join(lines)[:-10])
+    (where / RUNS_FILE).write_text("\n".join(lines)[:-10])
 
 
 def called(*words: str) -> tuple[int, str, str]:
@@ -68,7 +69,7 @@ class CommandTests(SynchronousTestCase):
         )  # fmt: skip
         self.assertIn("attack & mean & median", out)
         self.assertIn("none & 28.1*", out)
-        self.assertEqual([path.name for path in self.where.iterdir()], [LINES])
+        self.assertEqual([path.name for path in self.where.iterdir()], [RUNS_FILE])
 
     def test_comparisons(self) -> None:
         code, out, _ = called("--out", str(self.where), "--compare", "pipeline")
@@ -103,11 +104,11 @@ class ReadTests(SynchronousTestCase):
         runs = [results.ended[run.folder] for run in results.plan.runs]
         first = json.dumps({**line_of(runs[0]), "seconds": 9.0})
         lines = [first, "[1]", "{", *(json.dumps(line_of(run)) for run in runs[:3])]
-        (where / LINES).write_text("\n".join(lines)[:-5])
+        (where / RUNS_FILE).write_text("\n".join(lines)[:-5])
         found = read_results(results.plan, where)
         self.assertEqual(list(found.ended), [run.run.folder for run in runs[:2]])
         self.assertEqual(found.ended[runs[0].run.folder].seconds, 1.25)
-        self.assertEqual(read_lines(where / "gone"), {})
+        self.assertEqual(read_results(results.plan, where / "gone").ended, {})
 
 
 class ViewTests(SynchronousTestCase):

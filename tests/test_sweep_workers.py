@@ -22,7 +22,15 @@ from byzpy_tw.errors import ConfigError, UnsuitableData
 from byzpy_tw.plugins import load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.execution import RunEnd
-from byzpy_tw.sweep.run_lines import FILE, FOLDERS, LINES, RunLines, check_records, default_records
+from byzpy_tw.sweep.recorded import RecordedRuns
+from byzpy_tw.sweep.run_lines import (
+    FOLDERS,
+    LINES,
+    RUNS_FILE,
+    RunLines,
+    check_records,
+    default_records,
+)
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.worker import ANSWERS, Setup
 from byzpy_tw.sweep.worker_pool import STOP_SECONDS, WorkerPool
@@ -201,9 +209,10 @@ class LineTests(TestCase):
         again = Sweep(made, where / LINES, 1, names, reactor)
         again.load_finished()
         self.assertEqual(again.finished_before, 4)
-        known = RunLines.below(where / LINES)
-        self.assertTrue(all(known.has_ended(run) for run in made.runs))
-        self.assertFalse(known.has_ended(attrs.evolve(made.runs[0], folder="other")))
+        known = RecordedRuns.below(where / LINES)
+        self.assertTrue(all(known.is_over(run) for run in made.runs))
+        self.assertFalse(known.is_over(attrs.evolve(made.runs[0], folder="other")))
+        self.assertEqual(len(known.times(made.runs)), 4)
         for one, line, read in zip(*(lab.outcomes() for lab in (*found, again)), strict=True):
             self.assertEqual(line, read)
             for run, other in zip(one.ended, line.ended, strict=True):
@@ -220,7 +229,7 @@ class LineTests(TestCase):
         for status in ("failed", "finished"):
             lines.append({"folder": "a", "status": status, "seconds": float("nan")})
         lines.close()
-        with open(path / FILE, "ab") as file:
+        with open(path / RUNS_FILE, "ab") as file:
             file.write(b'[]\n{"folder": "b", "sta')
         lines.append({"folder": "c"})
         lines.close()

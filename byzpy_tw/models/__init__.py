@@ -4,7 +4,7 @@ A factory returns a `torch.nn.Module` from a batch of inputs to logits; its
 parameters ``classes`` and ``shape`` are filled from the dataset.
 """
 
-from byzpy_tw.models.building import build
+from byzpy_tw.models.building import build, check, count, flat_parameters
 from byzpy_tw.models.builtin import cnn_cifar, cnn_mnist, logreg, mlp, small_cnn
 from byzpy_tw.models.resnet import resnet18, resnet20
 from byzpy_tw.models.torchvision_models import torchvision_model
@@ -14,8 +14,11 @@ from byzpy_tw.models.weight_files import load_values, write_values
 __all__ = [
     "BUILTIN",
     "build",
+    "check",
     "cnn_cifar",
     "cnn_mnist",
+    "count",
+    "flat_parameters",
     "gpt_nano",
     "load_values",
     "logreg",

@@ -29,7 +29,7 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep.blocks import summary_lines
 from byzpy_tw.sweep.byzfl_export import check_folder, export, write_export
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
-from byzpy_tw.sweep.estimate import estimate, is_done, read_measured
+from byzpy_tw.sweep.estimate import estimate, read_measured
 from byzpy_tw.sweep.execution import discard
 from byzpy_tw.sweep.grid import grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
@@ -52,9 +52,10 @@ from byzpy_tw.sweep.plan import (
     run_digest,
 )
 from byzpy_tw.sweep.query import Query, show
+from byzpy_tw.sweep.recorded import RecordedRuns
 from byzpy_tw.sweep.resolve import check_names, guarantees, versions_of
 from byzpy_tw.sweep.results import CONCLUSIVE
-from byzpy_tw.sweep.run_lines import FILE, LINES, RunLines, check_records, default_records
+from byzpy_tw.sweep.run_lines import LINES, RUNS_FILE, RunLines, check_records, default_records
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.selected import SELECTED, select
 from byzpy_tw.sweep.selection import check_selection
@@ -124,12 +125,10 @@ def print_dry_run(
 ) -> int:
     """Print what `run_sweep` would do, and how long it would take; return the exit code."""
     registry, plan = prepare(study, file)
-    lines = RunLines.below(folder)
-    left = [
-        run for run in plan.possible if again or not (is_done(run, folder) or lines.has_ended(run))
-    ]
-    done = len(plan.possible) - len(left)
-    found = estimate(left, read_measured(folder), done)
+    recorded = RecordedRuns.below(folder)
+    left = [run for run in plan.possible if again or not recorded.is_over(run)]
+    measured = [*read_measured(folder), *recorded.times(plan.possible)]
+    found = estimate(left, measured, len(plan.possible) - len(left))
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
         say(printable(line))
     return 0
@@ -225,7 +224,8 @@ async def work(sweep: Sweep, reactor: Any) -> int:
         display.say(line)
     if sweep.records == LINES:
         display.say(
-            f"  each run is recorded in one line of {FILE} (--records {LINES}), without a folder"
+            f"  each run is recorded in one line of {RUNS_FILE} (--records {LINES}), "
+            "without a folder"
         )
     if sweep.finished_before:
         display.say(

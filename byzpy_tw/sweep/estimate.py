@@ -107,7 +107,7 @@ def _key(setting: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def is_done(run: PlannedRun, folder: Path) -> bool:
-    """Return whether `run` is on record below `folder`, and is not run again."""
+    """Return whether `run` has a folder below `folder`, and is not run again."""
     path = folder / CELLS / run.folder
     status = _read_json(path / RESULT).get("status")
     if status == "failed":
@@ -123,20 +123,20 @@ def read_measured(folder: Path) -> list[Measured]:
         try:
             result = _read_json(path)
             if result["status"] == "finished" and result["rounds"] > 0:
-                found.append(_measured(result, _read_json(path.with_name(CONFIG))["config"]))
+                options = _read_json(path.with_name(CONFIG))["config"]
+                setting = setting_of(options.__getitem__)
+                found.append(measured_of(result, setting, options["eval_interval"]))
         except UNREADABLE_ERRORS:
             continue  # it is run again
     return found
 
 
-def _measured(result: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
-    """Return the time of a run from its result and its recorded options."""
+def measured_of(result: Mapping[str, Any], setting: Mapping[str, Any], interval: int) -> Measured:
+    """Return the time of a run that was evaluated every `interval` rounds, from its `result`."""
     rounds, a_round = result["rounds"], result["seconds_a_round"]
     rest = max(0.0, result["seconds"] - a_round * rounds)
     return Measured(
-        setting=setting_of(options.__getitem__),
-        round=float(a_round),
-        evaluation=rest / evaluations(rounds, options["eval_interval"]),
+        setting=setting, round=float(a_round), evaluation=rest / evaluations(rounds, interval)
     )
 
 

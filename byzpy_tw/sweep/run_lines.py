@@ -18,9 +18,8 @@ from byzpy_tw import files
 from byzpy_tw.errors import CannotRecord, ConfigError
 from byzpy_tw.records.folder import to_json
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.sweep.results import of_line
 
-FILE = "runs.jsonl"
+RUNS_FILE = "runs.jsonl"
 LINES, FOLDERS = "lines", "folders"
 # From so many runs on, of at most so many rounds, a line each is the default.
 MANY_RUNS, FEW_ROUNDS = 1000, 100
@@ -47,11 +46,10 @@ class RunLines:
 
     _path: Path
     _file: IO[bytes] | None = field(default=None, init=False)
-    _entries: dict[str, Mapping[str, Any]] | None = field(default=None, init=False)
 
     @classmethod
     def below(cls, folder: Path) -> RunLines:
-        return cls(folder / FILE)
+        return cls(folder / RUNS_FILE)
 
     def read(self) -> dict[str, Mapping[str, Any]]:
         """Return the entries by their runs' folders."""
@@ -69,13 +67,6 @@ class RunLines:
             except (ValueError, TypeError, LookupError, RecursionError):
                 continue
         return found
-
-    def has_ended(self, run: PlannedRun) -> bool:
-        """Return whether `run` has a line, and is not run again."""
-        if self._entries is None:
-            self._entries = self.read()
-        result = of_line(run, self._entries.get(run.folder, {}))
-        return result is not None and result.is_over
 
     def forget(self, runs: Set[str]) -> None:
         """Remove the lines of `runs`, given by their folders.  Raises `CannotRecord`."""

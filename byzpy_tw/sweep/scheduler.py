@@ -30,6 +30,7 @@ from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.sweep.execution import RunEnd, RunExecutor, run_path
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.plan import PlannedRun
+from byzpy_tw.sweep.recorded import RecordedRuns
 from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
 from byzpy_tw.sweep.run_lines import FOLDERS, LINES, RunLines
@@ -115,11 +116,9 @@ class Sweep:
 
     def load_finished(self) -> None:
         """Read the runs that earlier calls finished, in a folder or a line each."""
-        lines = self._run_lines.read()
+        recorded = RecordedRuns.below(self.folder)
         for run in self.grid.runs:
-            result = read(run, self.path(run))
-            if result is None and run.folder in lines:
-                result = of_line(run, lines[run.folder])
+            result = recorded.result(run)
             if result is not None and result.is_over:
                 self._ended[run.folder] = result
         self.finished_before = len(self._ended)

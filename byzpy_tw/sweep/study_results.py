@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import attrs
 from attrs import field
 
-from byzpy_tw.records.folder import CELLS
 from byzpy_tw.sweep.grid import Cell, make_cell
 from byzpy_tw.sweep.plan import Plan, PlannedRun
-from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
+from byzpy_tw.sweep.recorded import RecordedRuns
+from byzpy_tw.sweep.results import CellResult, RunResult
 from byzpy_tw.tasks.metric import Metric
-
-LINES = "runs.jsonl"  # the runs that are recorded in one line each
 
 
 @attrs.define(slots=False, frozen=True)
@@ -70,29 +65,7 @@ class StudyResults:
 
 
 def read_results(plan: Plan, folder: Path) -> StudyResults:
-    """Return what is recorded of `plan` below `folder`, in folders of runs and in lines."""
-    lines, ended = read_lines(folder / LINES), {}
-    for run in plan.possible:
-        line = lines.get(run.folder)
-        result = None if line is None else of_line(run, line)
-        if (result := result or read(run, folder / CELLS / run.folder)) is not None:
-            ended[run.folder] = result
-    return StudyResults(plan, ended)
-
-
-def read_lines(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the newest line of each run in the file `path`, by the run's folder.
-
-    Damaged lines, such as one that a process was killed in, count as missing.
-    """
-    found = {}
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                with suppress(ValueError, RecursionError):
-                    entry = json.loads(line)
-                    if isinstance(entry, dict):
-                        found[str(entry.get("folder"))] = entry
-    except OSError:
-        pass
-    return found
+    """Return what is recorded of `plan` below `folder`; raises `CannotRecord` where that fails."""
+    recorded = RecordedRuns.below(folder)
+    found = {run.folder: recorded.result(run) for run in plan.possible}
+    return StudyResults(plan, {name: result for name, result in found.items() if result})
