@@ -43,6 +43,8 @@ def _read_file(
         return replace_options(read(parse(text), replaced), given, lists)
     except ByzpyTwError as e:
         raise e.with_text(f"{file}: {e}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deeply") from None
 
 
 def _parse_yaml(text: str) -> Any:
@@ -51,6 +53,12 @@ def _parse_yaml(text: str) -> Any:
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e}: pip install 'byzpy-tw[blades]'") from e
     try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of them can stand for gigabytes
+                raise ConfigError(
+                    f"line {event.start_mark.line + 1}: aliases are not read, as "
+                    f"*{clip(event.anchor)}: write out the value in its place"
+                )
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"not valid YAML: {clip(' '.join(str(e).split()), 200)}") from None
