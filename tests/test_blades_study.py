@@ -175,7 +175,7 @@ class BladesTests(SynchronousTestCase):
         for text, words, code, told in (
             (EXAMPLE, ["--model", "cnn-mnist"], 0, "32 runs = "),
             ("a: [", [], 2, "not valid YAML"),
-            ("a: 1\nx: &b {run: *b}", [], 2, "line 2: aliases are not read, as *b: write out"),
+            ("a: 1\nx: &b {run: *b}", [], 2, ".yaml: line 2: *b is an alias: write out"),
         ):
             path.write_text(text, encoding="utf-8")
             out = io.StringIO()

@@ -185,7 +185,9 @@ class LayoutTests(SynchronousTestCase):
         def diverged(point: Mapping[str, str]) -> dict[str, Any]:
             return {"status": "diverged", "rounds": 5}
 
-        with self.assertRaisesRegex(ConfigError, "1 runs of 2000000000 rounds.*export fewer runs"):
+        with self.assertRaisesRegex(
+            ConfigError, "have 2000000000 rounds in all.*export fewer runs"
+        ):
             export(results_of(endless, lambda point: 0.5, diverged), losses, "30_11_26")
         path = folder(self)
         check_folder(path / "new")

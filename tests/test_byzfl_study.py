@@ -263,7 +263,7 @@ class RefusalTests(SynchronousTestCase):
                     "benchmark_config__nb_training_seeds": 100_000,
                     "benchmark_config__nb_data_distribution_seeds": 100_000,
                 },
-                "1 first seeds x 100000 nb_training_seeds x 100000 .* make 10000000000 seeds",
+                "nb_training_seeds 100000 x .* 100000 x 1 of first seeds make 10000000000 seeds",
             ),
             (
                 {
@@ -271,7 +271,7 @@ class RefusalTests(SynchronousTestCase):
                     "benchmark_config__f": 1,
                     "benchmark_config__nb_training_seeds": 1000,
                 },
-                "2000 first seeds x 1000 .* make 2000000 seeds",
+                "seeds 1000 x .* x 2000 of first seeds make 2000000 seeds",
             ),
             (
                 {"attack": {"name": "Inf", "parameters": dict.fromkeys(map(str, range(99)))}},

@@ -54,7 +54,7 @@ def export(results: StudyResults, losses: Losses, day: str) -> Export:
     done = [run for run in done if results.ended[run.folder].is_over]
     if (rounds := sum(run.config.rounds for run in done)) > _MOST_ROUNDS:
         raise ConfigError(
-            f"{len(done)} runs of {rounds} rounds in all: ByzFL's files have a number for each "
+            f"the runs have {rounds} rounds in all: ByzFL's files have a number for each "
             f"round, and at most {_MOST_ROUNDS} are written; export fewer runs"
         )
     for run in done:

@@ -157,8 +157,8 @@ def _seeds(starts: Collection[tuple[int, int]], setting: Settings) -> dict[tuple
     data = _repeated(setting, "nb_data_distribution_seeds")
     if (count := len(starts) * training * data) > MOST_RUNS:
         raise ConfigError(
-            f"{_BENCHMARK}: {len(starts)} first seeds x {training} nb_training_seeds x {data} "
-            f"nb_data_distribution_seeds make {count} seeds; a sweep has at most {MOST_RUNS} runs"
+            f"{_BENCHMARK}: nb_training_seeds {training} x nb_data_distribution_seeds {data} x "
+            f"{len(starts)} of first seeds make {count} seeds; a sweep has at most {MOST_RUNS} runs"
         )
     return dict.fromkeys(
         (first + i, second + more)

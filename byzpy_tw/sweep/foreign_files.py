@@ -53,15 +53,17 @@ def _parse_yaml(text: str) -> Any:
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e}: pip install 'byzpy-tw[blades]'") from e
     try:
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few lines of them can stand for gigabytes
-                raise ConfigError(
-                    f"line {event.start_mark.line + 1}: aliases are not read, as "
-                    f"*{clip(event.anchor)}: write out the value in its place"
-                )
-        return yaml.safe_load(text)
+        events = yaml.parse(text, yaml.SafeLoader)
+        alias = next((event for event in events if isinstance(event, yaml.AliasEvent)), None)
+        content = yaml.safe_load(text) if alias is None else None
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"not valid YAML: {clip(' '.join(str(e).split()), 200)}") from None
+    if alias is not None:  # a few lines of them can stand for gigabytes
+        raise ConfigError(
+            f"line {alias.start_mark.line + 1}: *{clip(alias.anchor)} is an alias: write out "
+            "the value in its place"
+        )
+    return content
 
 
 def _read_text(path: Path) -> tuple[str, str]:
