@@ -124,11 +124,58 @@ class BladesTests(SynchronousTestCase):
             with self.assertRaises(ByzpyTwError):
                 read_blades(table, {"model"})
 
+    def test_grid_of_schedules(self) -> None:
+        """An alternative without steps stays, in either order; keys that one lacks are defaults."""
+        steps = [[0, 0.1], [10, 0.1], [11, 0.01]]
+        path = "config.server_config.optimizer.lr_schedule"
+        names, rows = ("lr_milestones", "lr_decay"), [((), 0.1), ((11,), 0.1)]
+        for schedules in ([None, steps], [steps, None]):
+            found = read_blades(example(path, {"grid_search": schedules}), {"model"})
+            ordered = rows if schedules[0] is None else rows[::-1]
+            self.assertIn(axis("lr_milestones", *(row[0] for row in ordered)), found.axes)
+            self.assertEqual(found.options["lr_decay"], 0.1)
+        steps[2][1] = 0.05
+        found = read_blades(example(path, {"grid_search": [None, steps]}), {"model"})
+        self.assertIn(Axis(names, (((), 0.1), ((11,), 0.5))), found.axes)
+        odd = {"grid_search": [None, [[0, 1], [9, 0.1]]]}
+        found = read_blades(example(path, odd), {"model", "lr_schedule"})
+        self.assertEqual(found.options["lr"], 0.1)
+        config = example()["fedsgd"]["config"]
+        bare = {key: value for key, value in config.items() if key != "random_seed"}
+        seeded = {"grid_search": [bare, {**config, "random_seed": 1}]}
+        found = read_blades(example("config", seeded), {"model"})
+        self.assertEqual(found.values_of("seed"), (42, 1))
+
+    def test_hostile(self) -> None:
+        """Files that would be expanded at length, and numbers that cannot be printed."""
+        grid, digits = {"grid_search": [1, 2]}, int("f" * 9000, 16)
+        cases: tuple[tuple[str, Any, str], ...] = (
+            ("config.client_config", {f"k{i}": grid for i in range(20)}, "more than 100000 runs"),
+            ("config", dict.fromkeys(map(str, range(30))), "a table of 30 keys, the first '0'"),
+            ("config.global_model", [[[[[[[[[[[[]]]]]]]]]]]], "nested more than 12 deep"),
+            ("config.client_config", {digits: 1}, "a number of thousands of digits"),
+            ("config.client_config.lr", digits, "got a number of thousands of digits"),
+            ("config.random_seed", digits, "a number of thousands of digits"),
+            ("config.num_malicious_clients", digits, "a number of thousands of digits"),
+            ("config.adversary_config", {"type": "IPMAdversary", "scale": digits}, "must be a num"),
+            ("config.server_config.aggregator", {"type": digits}, "a number of thousands of"),
+            ("config.server_config.optimizer", {"type": "SGD", "lr": digits}, "lr must be"),
+            ("config.server_config.optimizer.lr_schedule", [[0, 1], [1, digits]], "--lr-schedule"),
+        )
+        for path, value, told in cases:
+            with self.assertRaisesRegex(ByzpyTwError, told):
+                read_blades(example(path, value), {"model"})
+        with self.assertRaisesRegex(ByzpyTwError, "global_model a number of thousands"):
+            read_blades(example("config.global_model", digits))
+        with self.assertRaisesRegex(ByzpyTwError, "a number of thousands of digits"):
+            read_blades({digits: {"run": 1}}, {"model"})
+
     def test_command(self) -> None:
         path = folder(self) / "example.yaml"
         for text, words, code, told in (
             (EXAMPLE, ["--model", "cnn-mnist"], 0, "32 runs = "),
             ("a: [", [], 2, "not valid YAML"),
+            ("a: 1\nx: &b {run: *b}", [], 2, ".yaml: line 2: *b is an alias: write out"),
         ):
             path.write_text(text, encoding="utf-8")
             out = io.StringIO()

@@ -180,6 +180,15 @@ class LayoutTests(SynchronousTestCase):
         study = make_study(axis("batch_size", values=[16, 32]))
         with self.assertRaisesRegex(ConfigError, "batch-size varies.*as by --batch-size 16"):
             exported_plain(study)
+        endless = make_study(axis("rounds", values=[2_000_000_000]))
+
+        def diverged(point: Mapping[str, str]) -> dict[str, Any]:
+            return {"status": "diverged", "rounds": 5}
+
+        with self.assertRaisesRegex(
+            ConfigError, "have 2000000000 rounds in all.*export fewer runs"
+        ):
+            export(results_of(endless, lambda point: 0.5, diverged), losses, "30_11_26")
         path = folder(self)
         check_folder(path / "new")
         check_folder(path)

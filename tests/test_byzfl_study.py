@@ -260,6 +260,26 @@ class RefusalTests(SynchronousTestCase):
             ({"benchmark_config__f": list(range(10**5))}, "make 2400000 combinations"),
             (
                 {
+                    "benchmark_config__nb_training_seeds": 100_000,
+                    "benchmark_config__nb_data_distribution_seeds": 100_000,
+                },
+                "nb_training_seeds 100000 x .* 100000 x 1 of first seeds make 10000000000 seeds",
+            ),
+            (
+                {
+                    "benchmark_config__training_seed": list(range(2000)),
+                    "benchmark_config__f": 1,
+                    "benchmark_config__nb_training_seeds": 1000,
+                },
+                "seeds 1000 x .* x 2000 of first seeds make 2000000 seeds",
+            ),
+            (
+                {"attack": {"name": "Inf", "parameters": dict.fromkeys(map(str, range(99)))}},
+                "a table of 99 keys, the first '0'",
+            ),
+            ({"attack": [[[[[[[[[[[[[]]]]]]]]]]]]]}, "the file is nested more than 12 deep"),
+            (
+                {
                     "benchmark_config__set_honest_clients_as_clients": True,
                     "benchmark_config__f": 10,
                 },
@@ -334,6 +354,11 @@ class FactorTests(SynchronousTestCase):
         self.assertEqual(len(combined), len(set(combined)))
         self.assertEqual(set(combined), {tuple(sorted(point.items())) for point in points})
 
+    def test_unequal_options(self) -> None:
+        for points in ([{"lr_decay": 1}, {}], [{}, {"lr_decay": 1}]):
+            with self.assertRaisesRegex(ConfigError, "only some combinations have lr-decay"):
+                factor(points)
+
     def test_independent_options_have_axes_of_their_own(self) -> None:
         points = [{"a": a, "b": b, "c": a + 1, "d": 0} for a in (2, 1) for b in (5, 6, 7)]
         shared, axes = factor(points)
@@ -387,6 +412,7 @@ class CommandTests(SynchronousTestCase):
             ('{"model": {}, "model": {}}', "the key 'model' is given twice"),
             ('{"modle": {}}', "did you mean 'model'"),
             ("[" * 100_000, "not valid JSON"),
+            ('{"attack": ' + "[" * 300 + "]" * 300 + "}", "nested more than 12 deep"),
         ):
             path = self.write(text)
             code, out = self.run_main("--byzfl", path, "--dry-run")

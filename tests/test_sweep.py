@@ -345,6 +345,7 @@ class OutcomeTests(SynchronousTestCase):
     def test_in_one_line(self) -> None:
         """A run that is recorded in one line has the same result, but for its nodes' shares."""
         run = grid().cells[0].runs[0]
+        run = attrs.evolve(run, config=attrs.evolve(run.config, rounds=2))
         path = folder(self) / "run"
         self.write(path, run.config)
         found = read(run, path)
@@ -358,6 +359,7 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(of_line(run, json.loads(json.dumps(line_of(failed)))), failed)
         for wrong in (
             {"folder": "another"}, {"status": "waiting"}, {"rounds": "2"}, {"seconds": -1},
+            {"rounds": run.config.rounds - 1},  # and finished
             {"metrics": {}}, {"metrics": {"accuracy": {"final": "0.5"}}}, {"evaluations": [[1]]},
             {"evaluations": [[-1, {}, None]]}, {"described_metrics": [{"name": "No"}]},
         ):  # fmt: skip

@@ -120,9 +120,11 @@ class ArithmeticTests(SynchronousTestCase):
         for text in (
             "__import__('os')", "f ** 9", "f / 2", "f % 2", "f.real", "[1]", "f if f else 1",
             "1 < 2", "'a' * 9", "True", "1j", "f and 1", "lambda: 1", "~f", "f[0]", "9" * 30,
+            "1if 1else 2",
         ):  # fmt: skip
             with self.assertRaisesRegex(ConfigError, "more than arithmetic"):
                 parse_expression(text)
+        self.assertEqual(self.flushWarnings(), [])  # of Python, about 1if
         for text, words in (
             ("", "must be arithmetic"), (5, "must be arithmetic"), ("20 -", "is no arithmetic"),
             ("1 " * 150, "at most 200"), ("(" * 150, "is no arithmetic"), ("\0", "no arithmetic"),
@@ -137,6 +139,8 @@ class ArithmeticTests(SynchronousTestCase):
             ("8 // f", "'8 // f' divides by zero where f = 0"),
             ("model + 1", "model is no number but 'mlp'"),
             ("rounds * rounds * rounds * rounds", "too large a number where rounds = 2000000000"),
+            ("*".join(["seed"] * 39) + "*1.0", "too large a number where seed = 9"),
+            ("1.5//(" + "*".join(["seed"] * 38) + ")", "too large a number where seed = 9"),
         ):
             with self.assertRaisesRegex(ConfigError, words):
-                self.value(text, f=0, model="mlp", rounds=2_000_000_000)
+                self.value(text, f=0, model="mlp", rounds=2_000_000_000, seed=2**63 - 1)

@@ -43,6 +43,7 @@ derive = {num-honest = "20 - num-byz"}
 repetitions = 3
 select = {over = ["lr"], by = "accuracy"}
 """
+HUGE, DIGITS = "0x" + "f" * 9000, "a number of thousands of digits"
 
 
 class Case(SynchronousTestCase):
@@ -149,6 +150,12 @@ MISTAKES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("[sweep]\nexclude = [{threads = 3}]", ("threads is the same in all runs",)),
     ("[sweep]\nderive = 'f = 2'", ("derive: write a table",)),
     ("f = 1\n[sweep]\nderive = {f = '2'}", ("derive: f has a value: leave out one",)),
+    ("[sweep]\nrepetitions = " + HUGE, ("repetitions must be", DIGITS)),
+    ("lr = 0.1\n[sweep]\npaired = [[" + HUGE + "]]", (DIGITS, "is no option's name")),
+    ("[sweep]\nderive = {f = " + HUGE + "}", ("derive: f: must be", DIGITS)),
+    ("[sweep]\nselect = {by = " + HUGE + "}", ("by must be", DIGITS)),
+    ("seed = [" + HUGE + "]", ("seed", DIGITS)),
+    ("lr = [" + HUGE + "]", ("lr", "must be")),
     ("[sweep]\nderive = {f = 2}", ("derive: f: must be arithmetic in quotes", "got 2")),
     ("[sweep]\nderive = {f = 'num-byz ** 2'}", ("derive: f: 'num-byz ** 2' is more than",)),
     ("[sweep]\nderive = {f = 'num-bzy - 1'}", ("no option 'num-bzy'", "did you mean 'num-byz'")),

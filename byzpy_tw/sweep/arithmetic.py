@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from attrs import frozen
 from byzpy_tw.config.merge import OPTIONS, find_option
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.parameters import quote
 from byzpy_tw.text import clip
 
 _MOST = 200  # characters
@@ -47,10 +49,12 @@ class Expression:
             found = _compute(self._tree, options)
         except ZeroDivisionError:
             raise ConfigError(f"{self.text!r} divides by zero{self._where(options)}") from None
+        except OverflowError:  # of a float and an integer that none can hold
+            found = _LARGEST
         except _NotANumber as e:
             raise ConfigError(
                 f"{self.text!r}: {toml_key(str(e))} is no number but "
-                f"{clip(repr(options[str(e)]))}; only numbers can be computed with"
+                f"{quote(options[str(e)])}; only numbers can be computed with"
             ) from None
         if not -_LARGEST < found < _LARGEST:
             raise ConfigError(f"{self.text!r} is too large a number{self._where(options)}")
@@ -64,14 +68,14 @@ class Expression:
 def parse_expression(text: Any) -> Expression:
     """Parse `text`; raises `ConfigError` for anything but the arithmetic above."""
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(
-            f"must be arithmetic in quotes, as '20 - num-byz', got {clip(repr(text))}"
-        )
+        raise ConfigError(f"must be arithmetic in quotes, as '20 - num-byz', got {quote(text)}")
     if len(text) > _MOST:
         raise ConfigError(f"{clip(text)!r} has {len(text)} characters, and at most {_MOST} can be")
     plain = _HYPHENATED.sub(lambda found: found[0].replace("-", "_"), text.strip())
     try:
-        tree = ast.parse(plain, mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 1if and the like, which is refused below
+            tree = ast.parse(plain, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConfigError(f"{text!r} is no arithmetic; write it as '20 - num-byz'") from None
     names: dict[str, None] = {}

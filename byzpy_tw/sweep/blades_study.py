@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import product
+from math import prod
 from typing import Any
 
-from byzpy_tw.config.merge import convert_option
+from byzpy_tw.config.merge import OPTIONS, convert_option
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.parameters import quote
 from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.sweep.byzfl_names import check_keys, number_text
+from byzpy_tw.sweep.byzfl_names import check_keys, check_size, number_text
 from byzpy_tw.sweep.factor import factor
 from byzpy_tw.sweep.plan import MOST_RUNS
 from byzpy_tw.sweep.study import Study
@@ -63,15 +65,29 @@ def read_blades(table: Any, given: Collection[str] = ()) -> Study:
     """
     if not isinstance(table, Mapping) or len(table) != 1:
         raise ConfigError("Blades' file must have one experiment, as NAME: {run: ..., config: ...}")
-    (name, experiment), rows = next(iter(table.items())), []
-    for setting in _expand(experiment):
-        rows.append(dict(_Reader(setting, str(name), given).options()))
-        if len(rows) > MOST_RUNS:
-            raise ConfigError(f"its grids make more than {MOST_RUNS} runs: shorten one")
-    if not rows:
-        raise ConfigError(f"{name}: a {GRID} is empty: give it a value")
+    key, experiment = next(iter(table.items()))
+    name = clip(key) if isinstance(key, str) else quote(key)
+    check_size(experiment, name)
+    if _count(experiment, name) > MOST_RUNS:
+        raise ConfigError(f"its grids make more than {MOST_RUNS} runs: shorten one")
+    rows = [dict(_Reader(setting, name, given).options()) for setting in _expand(experiment)]
     options, axes = factor(rows)
     return Study(options=options, axes=tuple(axes), differences=_DIFFERENCES)
+
+
+def _count(value: Any, name: str) -> int:
+    """Return how many combinations `_expand` yields; raises `ConfigError` for an empty grid."""
+    if not isinstance(value, Mapping):
+        return 1
+    if set(value) != {GRID}:
+        return prod(_count(inner, name) for inner in value.values())
+    if value[GRID] == []:
+        raise ConfigError(f"{name}: a {GRID} is empty: give it a value")
+    return sum(_count(one, name) for one in _values(value))
+
+
+def _values(grid: Mapping[str, Any]) -> list[Any]:
+    return grid[GRID] if isinstance(grid[GRID], list) else [grid[GRID]]
 
 
 def _expand(value: Any) -> Iterator[Any]:
@@ -79,7 +95,7 @@ def _expand(value: Any) -> Iterator[Any]:
     if not isinstance(value, Mapping):
         yield value
     elif set(value) == {GRID}:
-        for one in value[GRID] if isinstance(value[GRID], list) else [value[GRID]]:
+        for one in _values(value):
             yield from _expand(one)
     else:
         for values in product(*(list(_expand(inner)) for inner in value.values())):
@@ -97,7 +113,7 @@ class _Reader:
         """Yield the options of a run, but for those that are given."""
         config = self._section(self._setting, "config", _CONFIG)
         if (run := self._setting.get("run")) != "FEDAVG":
-            raise ConfigError(f"{self._name}.run must be FEDAVG here, got {clip(repr(run))}")
+            raise ConfigError(f"{self._name}.run must be FEDAVG here, got {quote(run)}")
         self._check_clients(config)
         for option, value in (
             *self._data(config), *self._nodes(config), *self._rules(config), *self._steps(config)
@@ -112,8 +128,8 @@ class _Reader:
             value = client.get(key, None if key == "lr" else only)
             if value != only:
                 raise ConfigError(
-                    f"{self._name}.config.client_config.{key} must be {only}, got {value!r}: local "
-                    "steps come with the federated algorithm"
+                    f"{self._name}.config.client_config.{key} must be {only}, got {quote(value)}: "
+                    "local steps come with the federated algorithm"
                 )
         if client.get("callbacks_config") and "clip_norm" not in self._given:
             raise ConfigError(
@@ -122,8 +138,8 @@ class _Reader:
             )
         if "model" not in self._given:
             raise ConfigError(
-                f"{self._name}.config.global_model {config.get('global_model')!r} has no "
-                "counterpart here: give --model NAME in its place"
+                f"{self._name}.config.global_model {quote(config.get('global_model'))} has "
+                "no counterpart here: give --model NAME in its place"
             )
 
     def _data(self, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -144,7 +160,7 @@ class _Reader:
         if type(clients) is not int or type(bad) is not int or not 0 <= bad < clients:
             raise ConfigError(
                 f"{self._name}.config: num_clients and num_malicious_clients must be whole "
-                f"numbers, the latter the smaller, got {clients!r} and {bad!r}"
+                f"numbers, the latter the smaller, got {quote(clients)} and {quote(bad)}"
             )
         yield from (("num_honest", clients - bad), ("num_byz", bad), ("f", bad))
 
@@ -174,8 +190,7 @@ class _Reader:
         stop = self._section(self._setting, "stop", ("training_iteration",))
         yield "rounds", stop.get("training_iteration")
         for key, option in (("random_seed", "seed"), ("evaluation_interval", "eval_interval")):
-            if key in config:
-                yield option, config[key]
+            yield option, config.get(key, OPTIONS[option].default)
         server = config.get("server_config") or {}
         optimizer = self._section(server, "optimizer", ("type", "lr", "lr_schedule", "momentum"))
         self._known(optimizer.get("type"), {"SGD": "sgd"}, "optimizer.type")
@@ -186,8 +201,7 @@ class _Reader:
         """Yield the learning rate; a schedule must be constant but for steps of one factor."""
         points = optimizer.get("lr_schedule")
         if points is None:
-            yield "lr", optimizer.get("lr")
-            return
+            points = [[0, optimizer.get("lr")]]
         try:
             steps = [
                 (round, value / before)
@@ -197,39 +211,38 @@ class _Reader:
             changes = sum(a[1] != b[1] for a, b in zip(points, points[1:], strict=False))
             factors = {f"{factor:.9g}" for _, factor in steps}
             plain = len(steps) == changes and len(factors) <= 1 and points[0][0] == 0
-        except (TypeError, IndexError, ValueError, ZeroDivisionError, KeyError):
+        except (TypeError, LookupError, ValueError, ArithmeticError):
             plain = False
         if not plain and "lr_schedule" not in self._given:
             raise ConfigError(
                 f"{self._name}.config.server_config.optimizer.lr_schedule is not constant but for "
-                f"steps by one factor: give --lr-schedule in its place, got {clip(repr(points))}"
+                f"steps by one factor: give --lr-schedule in its place, got {quote(points)}"
             )
-        if plain:
-            yield "lr", points[0][1]
-            if steps:
-                yield "lr_milestones", tuple(round for round, _ in steps)
-                yield "lr_decay", float(factors.pop())
+        yield "lr", points[0][1] if plain else optimizer.get("lr", OPTIONS["lr"].default)
+        steps = steps if plain else []
+        yield "lr_milestones", tuple(round for round, _ in steps)
+        yield "lr_decay", float(factors.pop()) if steps else OPTIONS["lr_decay"].default
 
     def _section(self, table: Mapping[str, Any], key: str, known: tuple[str, ...]) -> Any:
         return self._table(table.get(key) or {}, key, known)
 
     def _table(self, value: Any, place: str, known: tuple[str, ...]) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{place} must be a table, got {clip(repr(value))}")
+            raise ConfigError(f"{place} must be a table, got {quote(value)}")
         check_keys(value, known, place)
         return value
 
     def _known(self, name: Any, known: Mapping[str, Any], place: str) -> Any:
         """Return what stands for `name`, which may be a class's whole path."""
-        word = str(name).rpartition(".")[2]
+        word = name.rpartition(".")[2] if isinstance(name, str) else quote(name)
         if word not in known:
             raise ConfigError(
-                f"{place} {clip(repr(name))} has no counterpart here"
+                f"{place} {quote(name)} has no counterpart here"
                 f"{suggest_nearest(word, known)} (known: {', '.join(known)})"
             )
         return known[word]
 
     def _number(self, value: Any, key: str) -> str:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{key} must be a number, got {clip(repr(value))}")
+        if type(value) not in (int, float) or not abs(value) < 2**63:
+            raise ConfigError(f"{key} must be a number, got {quote(value)}")
         return number_text(value)

@@ -26,6 +26,7 @@ _TOLD = (
     "num_honest", "num_byz", "f", "partition", "aggregator", "pre_aggregator", "attack", "lr",
     "worker_momentum", "weight_decay", "seed", "data_seed",
 )  # fmt: skip
+_MOST_ROUNDS = 50_000_000  # of all runs: half a gigabyte of text
 _TEST, _VALIDATION = "accuracy", "validation_accuracy"
 
 Losses = Callable[[PlannedRun], Sequence[float | None]]
@@ -51,6 +52,11 @@ def export(results: StudyResults, losses: Losses, day: str) -> Export:
     files, notes, diverged = {"config.json": _json(_whole_config(planned, words, seeds))}, [], 0
     done = [run for run in planned if run.folder in results.ended]
     done = [run for run in done if results.ended[run.folder].is_over]
+    if (rounds := sum(run.config.rounds for run in done)) > _MOST_ROUNDS:
+        raise ConfigError(
+            f"the runs have {rounds} rounds in all: ByzFL's files have a number for each "
+            f"round, and at most {_MOST_ROUNDS} are written; export fewer runs"
+        )
     for run in done:
         result, pair = results.ended[run.folder], seeds[_seeds(run.config)]
         diverged += result.status != "finished"

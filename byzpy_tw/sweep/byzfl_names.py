@@ -11,6 +11,7 @@ from typing import Any
 from attrs import field, frozen
 
 from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.parameters import quote
 from byzpy_tw.plugins.naming import parse, suggest_nearest
 from byzpy_tw.text import clip
 
@@ -91,7 +92,7 @@ def translate(given: Any, twins: Mapping[str, Twin], place: str) -> str:
     """
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise ConfigError(
-            f'{place} must be {{"name": ..., "parameters": {{...}}}}, got {clip(repr(given))}'
+            f'{place} must be {{"name": ..., "parameters": {{...}}}}, got {quote(given)}'
         )
     name, parameters = given["name"], given.get("parameters") or {}
     check_keys(given, ("name", "parameters"), place)
@@ -101,7 +102,7 @@ def translate(given: Any, twins: Mapping[str, Twin], place: str) -> str:
             f"(known: {', '.join(twins)})"
         )
     if not isinstance(parameters, Mapping):
-        raise ConfigError(f"{place}.parameters must be {{...}}, got {clip(repr(parameters))}")
+        raise ConfigError(f"{place}.parameters must be {{...}}, got {quote(parameters)}")
     twin = twins[name]
     check_keys(parameters, (*twin.arguments, *_SET_BY_THEM), f"{place}.parameters of {name}")
     words = {}
@@ -109,7 +110,7 @@ def translate(given: Any, twins: Mapping[str, Twin], place: str) -> str:
         value = parameters.get(key, argument.theirs)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(
-                f"{place}.parameters.{key} of {name} must be a number, got {clip(repr(value))}"
+                f"{place}.parameters.{key} of {name} must be a number, got {quote(value)}"
             )
         if value != argument.default:
             words[argument.ours] = number_text(value)
@@ -136,14 +137,39 @@ def find_original(text: str, twins: Mapping[str, Twin]) -> tuple[str, dict[str, 
     return None
 
 
+_DEEPEST, _MOST_KEYS = 12, 20  # beyond it no file of another package has anything
+
+
+def check_size(value: Any, place: str, depth: int = 0) -> None:
+    """Raise `ConfigError` where `value` is nested, or has tables, as no file is that can be read.
+
+    Each combination of the values of a file's lists has a copy of its tables.
+    """
+    if isinstance(value, Mapping):
+        if len(value) > _MOST_KEYS:
+            raise ConfigError(
+                f"{place} has a table of {len(value)} keys, the first {quote(next(iter(value)))}: "
+                f"at most {_MOST_KEYS} can be"
+            )
+        inner = list(value.values())
+    elif isinstance(value, list):
+        inner = value
+    else:
+        return
+    if depth == _DEEPEST:
+        raise ConfigError(f"{place} is nested more than {_DEEPEST} deep: {quote(value)}")
+    for one in inner:
+        check_size(one, place, depth + 1)
+
+
 def check_keys(table: Mapping[str, Any], known: tuple[str, ...], place: str) -> None:
     """Raise `ConfigError` for a key of `table`, which stands at `place`, that is not `known`."""
     for key in table:
         if key not in known:
             told = f"known: {', '.join(known)}" if known else "it has none"
+            word = key if isinstance(key, str) else quote(key)
             raise ConfigError(
-                f"{place}: there is no {clip(str(key))!r}{suggest_nearest(str(key), known)} "
-                f"({told})"
+                f"{place}: there is no {clip(word)!r}{suggest_nearest(word, known)} ({told})"
             )
 
 

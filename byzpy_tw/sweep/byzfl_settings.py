@@ -12,9 +12,9 @@ from math import prod
 from typing import Any
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.sweep.byzfl_names import check_keys
+from byzpy_tw.parameters import quote
+from byzpy_tw.sweep.byzfl_names import check_keys, check_size
 from byzpy_tw.sweep.plan import MOST_RUNS
-from byzpy_tw.text import clip
 
 Settings = Mapping[str, Any]
 
@@ -70,7 +70,8 @@ def expand(table: Any) -> Iterator[Settings]:
     Raises `ConfigError` for a key that ByzFL does not have: it would ignore it.
     """
     if not isinstance(table, Mapping):
-        raise ConfigError(f"ByzFL's file is a table {{...}} of sections, got {clip(repr(table))}")
+        raise ConfigError(f"ByzFL's file is a table {{...}} of sections, got {quote(table)}")
+    check_size(table, "the file")
     _check(table, _KEYS, "")
     for section, keys in _ONE_VALUE.items():
         found = table.get(section)
@@ -81,7 +82,8 @@ def expand(table: Any) -> Iterator[Settings]:
                 raise ConfigError(f"{section}.{key} is one value, not a list")
     if (count := count_combinations("", table)) > MOST_RUNS:
         raise ConfigError(
-            f"its lists make {count} combinations; a sweep has at most {MOST_RUNS}: shorten one"
+            f"its lists make {quote(count)} combinations; a sweep has at most {MOST_RUNS}: "
+            "shorten one"
         )
     return combine(table)
 
@@ -94,7 +96,7 @@ def _check(value: Any, known: Mapping[str, Any], place: str) -> None:
         if table is None and place:
             continue
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{place} must be a table {{...}}, got {clip(repr(table))}")
+            raise ConfigError(f"{place} must be a table {{...}}, got {quote(table)}")
         check_keys(table, tuple(known), place or "the file")
         for key, inner in known.items():
             if inner is not None and key in table:

@@ -12,6 +12,7 @@ from typing import Any
 from byzpy_tw.config.merge import OPTIONS, convert_option
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import BadParameter, ConfigError
+from byzpy_tw.parameters import quote
 from byzpy_tw.sweep import byzfl_names as names
 from byzpy_tw.sweep.byzfl_differences import find_differences
 from byzpy_tw.sweep.byzfl_settings import Settings, expand
@@ -19,7 +20,6 @@ from byzpy_tw.sweep.default_study import with_location
 from byzpy_tw.sweep.factor import factor
 from byzpy_tw.sweep.plan import MOST_RUNS
 from byzpy_tw.sweep.study import Axis, Selection, Study
-from byzpy_tw.text import clip
 
 # Their section, key and default, and our option of the same meaning.
 _SAME = (
@@ -63,18 +63,16 @@ def read_byzfl(table: Any, given: Collection[str] = ()) -> Study:
     """
     settings = list(expand(table))
     rows: list[dict[str, Any]] = []
-    seeds: dict[tuple[int, int], None] = {}
+    starts: dict[tuple[int, int], None] = {}
     for setting in settings:
         options = _translate(setting, given)
         if options["num_byz"] <= options["f"]:  # ByzFL drops the others
             rows.append({name: value for name, value in options.items() if name not in given})
-            seeds |= dict.fromkeys(_seeds(setting))
+            starts[_first_seeds(setting)] = None
     if not rows:
         raise ConfigError("benchmark_config: each f is above each tolerated_f; lower one of them")
-    if len(seeds) > MOST_RUNS:
-        raise ConfigError(f"benchmark_config: {len(seeds)} seeds; a sweep has at most {MOST_RUNS}")
     options, axes = factor(rows)
-    seed_options, seed_axes = _seed_axes(seeds, given)
+    seed_options, seed_axes = _seed_axes(_seeds(starts, settings[0]), given)
     return Study(
         options=with_location({**options, **seed_options}),
         axes=(*axes, *seed_axes),
@@ -132,7 +130,7 @@ def _convert(option: str, value: Any, place: str) -> Any:
 def _number(setting: Settings, key: str, default: float) -> float:
     value = _value(setting, _BENCHMARK, key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{_BENCHMARK}.{key} must be a number, got {clip(repr(value))}")
+        raise ConfigError(f"{_BENCHMARK}.{key} must be a number, got {quote(value)}")
     return value
 
 
@@ -145,12 +143,27 @@ def _integer(setting: Settings, key: str, default: int, least: int = 0) -> int:
     return value
 
 
-def _seeds(setting: Settings) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of seeds of a setting's runs: of the training, and of the data."""
-    first, count = _integer(setting, "training_seed", 0), _repeated(setting, "nb_training_seeds")
-    data = _integer(setting, "data_distribution_seed", 0)
-    for more in range(_repeated(setting, "nb_data_distribution_seeds")):
-        yield from ((first + i, data + more) for i in range(count))
+def _first_seeds(setting: Settings) -> tuple[int, int]:
+    """Return the first seed of a setting's training, and of its data."""
+    return _integer(setting, "training_seed", 0), _integer(setting, "data_distribution_seed", 0)
+
+
+def _seeds(starts: Collection[tuple[int, int]], setting: Settings) -> dict[tuple[int, int], None]:
+    """Return the pairs of seeds that count up from `starts`, as many as each setting has.
+
+    Raises `ConfigError` for more than a sweep has runs, before there are any.
+    """
+    training = _repeated(setting, "nb_training_seeds")
+    data = _repeated(setting, "nb_data_distribution_seeds")
+    if (count := len(starts) * training * data) > MOST_RUNS:
+        raise ConfigError(
+            f"{_BENCHMARK}: nb_training_seeds {training} x nb_data_distribution_seeds {data} x "
+            f"{len(starts)} of first seeds make {count} seeds; a sweep has at most {MOST_RUNS} runs"
+        )
+    return dict.fromkeys(
+        (first + i, second + more)
+        for first, second in starts for more in range(data) for i in range(training)
+    )  # fmt: skip
 
 
 def _seed_axes(
@@ -202,7 +215,7 @@ def _chain(setting: Settings) -> tuple[str, ...]:
     if rules is None:
         return ()
     if not isinstance(rules, list):
-        raise ConfigError(f"pre_aggregators must be a list, got {clip(repr(rules))}")
+        raise ConfigError(f"pre_aggregators must be a list, got {quote(rules)}")
     return tuple(names.translate(rule, names.PREAGGREGATORS, "pre_aggregators") for rule in rules)
 
 
@@ -215,9 +228,7 @@ def _partition(setting: Settings) -> str:
     value = given.get("distribution_parameter")
     value = 1.0 if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(
-            f"{place}.distribution_parameter must be a number, got {clip(repr(value))}"
-        )
+        raise ConfigError(f"{place}.distribution_parameter must be a number, got {quote(value)}")
     return f"{found}:{parameter}={names.number_text(value)}"
 
 
@@ -236,12 +247,12 @@ def _model(setting: Settings, given: Collection[str]) -> dict[str, Any]:
     loss = _value(setting, _MODEL, "loss", "NLLLoss")
     if "task" not in given and loss not in _LOSSES:
         raise ConfigError(
-            f"model.loss {clip(repr(loss))} cannot be read: write NLLLoss or CrossEntropyLoss, "
+            f"model.loss {quote(loss)} cannot be read: write NLLLoss or CrossEntropyLoss, "
             "which are both the cross-entropy for these models, or give --task"
         )
     labels = _value(setting, _MODEL, "nb_labels", 10)
     if "dataset" not in given and labels != 10:
-        raise ConfigError(f"model.nb_labels must be 10, as this data has, got {clip(repr(labels))}")
+        raise ConfigError(f"model.nb_labels must be 10, as this data has, got {quote(labels)}")
     return found
 
 
@@ -250,7 +261,7 @@ def _look_up(name: Any, known: Mapping[str, Any], place: str, replace: str = "")
     if isinstance(name, str) and name in known:
         return known[name]
     why = _HAS_NO_TWIN.get(name) if isinstance(name, str) else None
-    told = f"{place} {clip(repr(name))} has no counterpart here"
+    told = f"{place} {quote(name)} has no counterpart here"
     told += f": {why}" if why else names.suggest_nearest(str(name), known)
     cure = f"; give {replace} NAME in its place" if replace else ""
     raise ConfigError(f"{told} (known: {', '.join(known)}){cure}")
@@ -265,7 +276,7 @@ def _refuse_federated(setting: Settings) -> None:
             "steps come with the federated algorithm; use 'DSGD'"
         )
     if name != "DSGD":
-        raise ConfigError(f"{place}.name must be 'DSGD', got {clip(repr(name))}")
+        raise ConfigError(f"{place}.name must be 'DSGD', got {quote(name)}")
     for key in algorithm.get("parameters") or {}:
         raise ConfigError(f"{place}.parameters: {key!r} is of 'FedAvg' alone: leave it out")
 

@@ -7,15 +7,21 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
+from byzpy_tw.config.validators import toml_key
+from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep.study import Axis
 
 
 def factor(points: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Axis]]:
     """Return the options that all `points` share, and axes whose combinations are the points.
 
-    All points have the same options.  Options are on one axis where not all combinations of their
-    values are points; the axes are in the options' order, their values in that of the points.
+    Options are on one axis where not all combinations of their values are points; the axes are in
+    the options' order, their values in that of the points.  Raises `ConfigError` for an option that
+    only some points have.
     """
+    for point in points:
+        for name in point.keys() ^ points[0].keys():
+            raise ConfigError(f"only some combinations have {toml_key(name)}: give it in all")
     points = [dict(p) for p in dict.fromkeys(tuple(point.items()) for point in points)]
     shared = {
         name: value

@@ -43,6 +43,8 @@ def _read_file(
         return replace_options(read(parse(text), replaced), given, lists)
     except ByzpyTwError as e:
         raise e.with_text(f"{file}: {e}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deeply") from None
 
 
 def _parse_yaml(text: str) -> Any:
@@ -51,9 +53,17 @@ def _parse_yaml(text: str) -> Any:
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e}: pip install 'byzpy-tw[blades]'") from e
     try:
-        return yaml.safe_load(text)
+        events = yaml.parse(text, yaml.SafeLoader)
+        alias = next((event for event in events if isinstance(event, yaml.AliasEvent)), None)
+        content = yaml.safe_load(text) if alias is None else None
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"not valid YAML: {clip(' '.join(str(e).split()), 200)}") from None
+    if alias is not None:  # a few lines of them can stand for gigabytes
+        raise ConfigError(
+            f"line {alias.start_mark.line + 1}: *{clip(alias.anchor)} is an alias: write out "
+            "the value in its place"
+        )
+    return content
 
 
 def _read_text(path: Path) -> tuple[str, str]:

@@ -320,6 +320,8 @@ def of_line(run: PlannedRun, entry: Mapping[str, Any]) -> RunResult | None:
         status, rounds, failures = entry["status"], entry["rounds"], entry.get("attack_failures")
         if entry["folder"] != run.folder or status not in _STATUSES or type(rounds) is not int:
             return None
+        if status == "finished" and rounds != run.config.rounds:
+            return None
         metrics = described_metrics({"metrics": entry.get("described_metrics")}, "runs.jsonl")
         return RunResult(
             run=run,

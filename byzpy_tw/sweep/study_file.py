@@ -17,7 +17,7 @@ from byzpy_tw.config.merge import OPTIONS, convert_option, find_option, merge_op
 from byzpy_tw.config.toml import FileOption, file_options, read_toml
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.parameters import integer_in
+from byzpy_tw.parameters import integer_in, quote
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.sweep.default_study import NO_PREAGGREGATOR, with_location
 from byzpy_tw.sweep.plan import MOST_RUNS, value_text
@@ -168,7 +168,7 @@ def _check_pair(
 def _option(key: Any, where: str) -> str:
     """Return the name of an option that may be an axis; raises `ConfigError`."""
     if not isinstance(key, str):
-        raise ConfigError(f"{where}{clip(repr(key))} is no option's name: write it in quotes")
+        raise ConfigError(f"{where}{quote(key)} is no option's name: write it in quotes")
     try:
         name = find_option(key).name
     except ConfigError as e:
@@ -183,7 +183,7 @@ def _option(key: Any, where: str) -> str:
 
 def _read_repetitions(count: Any, several: Collection[str], where: str) -> int:
     if (wanted := integer_in(1, MOST_RUNS)(count)) is not None:
-        raise ConfigError(f"{where}repetitions must be {wanted}, got {clip(repr(count))}")
+        raise ConfigError(f"{where}repetitions must be {wanted}, got {quote(count)}")
     if count > 1 and "seed" in several:
         raise ConfigError(f"{where}repetitions: seed is a list already: leave out one of them")
     return int(count)
@@ -256,7 +256,7 @@ def _read_selection(table: Any, study: Study, where: str) -> Selection | None:
             )
     by = entries.get("by")
     if not isinstance(by, str) or not by:
-        raise ConfigError(f"{where}by must be a metric's name in quotes, got {clip(repr(by))}")
+        raise ConfigError(f"{where}by must be a metric's name in quotes, got {quote(by)}")
     varies = any("attack" in axis.options for axis in study.axes)
     worst = entries.get("worst-over", ["attack"] if varies else [])
     selection = Selection(
