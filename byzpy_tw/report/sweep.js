@@ -206,8 +206,11 @@
     if (!found) return null;
     const rounds = data.curves.rounds[found[0]];
     const spread = (values) => {
-      const columns = Array(Math.floor((rounds[rounds.length - 1] - 1) / width) + 1).fill(null);
-      rounds.forEach((round, i) => { columns[Math.floor((round - 1) / width)] = values[i]; });
+      const last = Math.min(rounds[rounds.length - 1], span);
+      const columns = Array(Math.ceil(last / width)).fill(null);
+      rounds.forEach((round, i) => {
+        if (round <= span) columns[Math.ceil(round / width) - 1] = values[i];
+      });
       return columns;
     };
     const [mean, low, high] = found.slice(1).map(spread), i = index;

@@ -12,7 +12,8 @@ from attrs import frozen
 from byzpy_tw.records.folder import CELLS
 from byzpy_tw.sweep.estimate import Measured, is_done, measured_of, setting_of
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.sweep.results import UNREADABLE_ERRORS, RunResult, of_line, read
+from byzpy_tw.sweep.result_lines import of_line
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, RunResult, read
 from byzpy_tw.sweep.run_lines import RunLines
 
 
