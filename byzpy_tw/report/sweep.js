@@ -171,8 +171,8 @@
   function marks(table, down, metric) {
     const values = [...table.cells.values()], lines = [];
     if (down.size) lines.push("!: " + (metric.share ? "30 points or more " +
-      (metric.better === "lower" ? "above" : "below") + " the best of its line or column"
-      : "worse than the best of its line or column by " + (metric.better === "lower" ? "200 %"
+      (metric.better === "lower" ? "above" : "below") + " the best of its row or column"
+      : "worse than the best of its row or column by " + (metric.better === "lower" ? "200 %"
         : "50 %") + " of that or more") + (metric.chance === null ? ""
       : `, or near chance (${bare(metric.chance, metric)})`));
     const told = (sign, column) => {
