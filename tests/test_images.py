@@ -266,7 +266,7 @@ class MistakeTests(ImagesCase):
         return path
 
     def test_leftovers(self) -> None:
-        """What a killed process has left is removed; what another decodes stays, and counts."""
+        """Half a set of a killed process is removed; one that another decodes stays, and counts."""
         self.read()
         gc.collect()
         [kept] = (self.cache / "byzpy-tw/images").iterdir()

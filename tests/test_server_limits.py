@@ -142,7 +142,7 @@ class LimitTests(ServerCase):
         self.assertFree()
 
     def test_frozen_parameters_and_buffers(self) -> None:
-        """Those of all open runs together are bounded, and are free when a run is closed."""
+        """All open runs together share a limit for these; a run that is closed makes room."""
         self.server._registry = names(tables=Tables())
         trainer = self.trainer()
         trainer.open_run("a", model="with-table")

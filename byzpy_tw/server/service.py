@@ -109,7 +109,7 @@ class ByzpyServer(Service):
     _environment: SharedDeferred[Environment] | None = field(default=None, init=False)
     # Runs on the same data share it; it is freed with the last one.
     _datasets: WeakValueDictionary[str, Dataset] = field(factory=WeakValueDictionary, init=False)
-    _hosts: WeakSet[NodeHost] = field(factory=WeakSet, init=False)  # of open runs
+    _open_hosts: WeakSet[NodeHost] = field(factory=WeakSet, init=False)  # of open runs
     _serial_lock: DeferredLock = field(factory=DeferredLock, init=False)  # of runs and attacks
     _logged_failures: set[str] = field(factory=set, init=False)  # their texts
 
@@ -386,7 +386,7 @@ class ByzpyServer(Service):
             spec, self._registry, data_root=root, dataset=data,
             device=open_device(self.config.device),
             most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
-            held=sum(constant_bytes(host.model) for host in list(self._hosts)),
+            held=sum(constant_bytes(host.model) for host in list(self._open_hosts)),
         )  # fmt: skip
-        self._hosts.add(host)
+        self._open_hosts.add(host)
         return host, data.digest()
