@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw import files
 from byzpy_tw.datasets import Dataset, image_folders
 from byzpy_tw.datasets import images as make_images
 from byzpy_tw.datasets.download import download_lock
 from byzpy_tw.datasets.image_folders import _Pictures
-from byzpy_tw.datasets.picture_cache import USED, cache_folder
+from byzpy_tw.datasets.picture_cache import USED, _lock_alone, cache_folder
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 from byzpy_tw.plugins.shorthand import registry
 from byzpy_tw.workers.trial_digests import GradientDigests, TrialDigests
@@ -255,6 +257,53 @@ class MistakeTests(ImagesCase):
         gc.collect()
         self.read(size=3)
         self.assertEqual(there(), [False, False, False])
+
+    def leave(self, name: str, size: int = 1000) -> Path:
+        """Make the folder of half a set in the cache."""
+        path = self.cache / "byzpy-tw/images" / name
+        path.mkdir(parents=True)
+        (path / "train.npy").write_bytes(bytes(size))
+        return path
+
+    def test_leftovers(self) -> None:
+        """Half a set of a killed process is removed; one that another decodes stays, and counts."""
+        self.read()
+        gc.collect()
+        [kept] = (self.cache / "byzpy-tw/images").iterdir()
+        old, new = self.leave(f".{kept.name}.old"), self.leave(".killed.new")
+        new.with_suffix(".lock").touch()
+        other, needed = self.leave(".other.new"), 8 * 3 * 3 * 3
+        size = sum(path.stat().st_size for path in kept.iterdir())
+        usage = shutil.disk_usage(self.root)
+        free = 2 * (1000 + needed) - (1000 + size)  # so that `needed` fit beside the other's
+        with download_lock(other.parent, "other") as lock:
+            self.patch(shutil, "disk_usage", lambda _: usage._replace(free=free - 1))
+            error = self.assertRaises(DatasetUnavailable, self.read, size=3)
+            self.assertIn("half of what its disk has left", str(error))
+            self.assertEqual([path.exists() for path in (kept, old, new)], [True, False, False])
+            self.patch(shutil, "disk_usage", lambda _: usage._replace(free=free))
+            self.read(size=3)
+            self.assertEqual([path.exists() for path in (kept, other)], [False, True])
+            lock.remove()
+        shutil.rmtree(other)
+        self.assertEqual([p.name for p in self.cache.rglob(".*")], [])
+
+    def test_removed_by_two(self) -> None:
+        """A set that another process removes before it is locked is left to that one."""
+        self.read()
+        gc.collect()
+        [kept] = (self.cache / "byzpy-tw/images").iterdir()
+        lock = files.lock
+
+        def late(*args: Any, **options: Any) -> bool:
+            shutil.rmtree(kept, ignore_errors=True)
+            return lock(*args, **options)
+
+        with ExitStack() as locks:
+            self.assertTrue(_lock_alone(kept, locks))
+        self.patch(files, "lock", late)
+        with ExitStack() as locks:
+            self.assertFalse(_lock_alone(kept, locks))
 
     def test_no_place_to_decode_to(self) -> None:
         """A cache folder that cannot be made: how to name another."""

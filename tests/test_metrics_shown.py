@@ -370,7 +370,7 @@ class SweepTests(SynchronousTestCase):
             notes[0], "final mse in m² (worst over the last fifth of the evaluations to best of "
             "all); lower is better",
         )  # fmt: skip
-        self.assertIn("!: worse than the best of its line or column by 200% of that or more", notes)
+        self.assertIn("!: worse than the best of its row or column by 200% of that or more", notes)
         self.assertEqual(
             text.cell_line(outcomes[0]).partition(", out")[0],
             "mean under none: 2 m² (worst 2.5, best 2)",

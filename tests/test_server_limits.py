@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from attrs import evolve
 
+from byzpy_tw import Registration, hookimpl
 from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
     BadParameter,
@@ -21,8 +22,23 @@ from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import D, ServerCase
 from tests.support import folder
+from tests.trial_models import Plain, names
 
 MANY = 1200
+
+
+class WithTable(Plain):
+    """A model with 0.6 MiB of constants."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        self.register_buffer("table", torch.zeros(160_000))
+
+
+class Tables:
+    @hookimpl
+    def register_models(self) -> list[Registration]:
+        return [Registration("with-table", WithTable)]
 
 
 class ManyNodesTests(ServerCase):
@@ -123,6 +139,20 @@ class LimitTests(ServerCase):
         for name in ("../whole", "mapped/x_train", ".", "/etc/passwd"):
             self.assertRaises(BadParameter, trainer.open_run, "c", dataset=f"arrays:name={name}")
         trainer.ask(commands.CloseRun, run="a")
+        self.assertFree()
+
+    def test_frozen_parameters_and_buffers(self) -> None:
+        """All open runs together share a limit for these; a run that is closed makes room."""
+        self.server._registry = names(tables=Tables())
+        trainer = self.trainer()
+        trainer.open_run("a", model="with-table")
+        trainer.open_run("b", model="logreg")
+        error = self.assertRaises(LimitExceeded, trainer.open_run, "c", model="with-table")
+        self.assertIn("1 MiB of frozen parameters and buffers beside 1 MiB of other", str(error))
+        trainer.ask(commands.CloseRun, run="a")
+        trainer.open_run("c", model="with-table")
+        for name in "bc":
+            trainer.ask(commands.CloseRun, run=name)
         self.assertFree()
 
     def test_pieces_of_data(self) -> None:

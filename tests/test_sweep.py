@@ -10,7 +10,9 @@ import math
 import shlex
 import shutil
 from contextlib import redirect_stderr
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import attrs
@@ -31,7 +33,8 @@ from byzpy_tw.sweep.command import jobs_for
 from byzpy_tw.sweep.default_study import ATTACKS, DEFENCES, SEEDS, combine_chains
 from byzpy_tw.sweep.grid import Cell, command_line
 from byzpy_tw.sweep.resolve import cache_datasets, versions
-from byzpy_tw.sweep.results import CellResult, Evaluation, line_of, of_line, read
+from byzpy_tw.sweep.result_lines import line_of, of_line
+from byzpy_tw.sweep.results import CellResult, Evaluation, read
 from byzpy_tw.sweep.scores import goodness
 from byzpy_tw.tasks import Classification
 from tests.support import folder
@@ -301,6 +304,28 @@ class JobsTests(SynchronousTestCase):
             self.assertEqual(jobs_for(grid(**given).base, names), expected, given)
 
 
+def _damaged(rounds: int) -> list[dict[str, Any]]:
+    """Entries that are JSON as Python reads it, and say what cannot be."""
+    half = {"accuracy": 0.5}
+    failures = {
+        "failed": 1, "probation": 0, "of": 4, "all_failed": True, "round": 0, "node": 3, "why": "",
+    }  # fmt: skip
+    numbers: tuple[Any, ...] = (nan, inf, 10**400, "1", True, [1])
+    return [
+        *({"metrics": {"accuracy": {"final": n, "worst": 0.5, "best": 0.5}}} for n in numbers),
+        *({name: n} for n in numbers for name in ("byzantine_weight", "seconds")),
+        *({"chance": {"accuracy": n}} for n in numbers), {"byzantine_weight": 1.5},
+        *({"rounds": n} for n in (-3, 10**4299, rounds + 1, True, 2.0)),
+        *({"evaluations": [[n, half, 1.0]]} for n in (0, 3, 10**15, 2.0)),
+        {"evaluations": [[2, half, 1.0], [1, half, 1.0]]}, {"evaluations": [[2, half, nan]]},
+        {"evaluations": [[2, {"accuracy": inf}, 1.0]]}, {"evaluations": 1},
+        *({"attack_failures": {**failures, name: value}} for name, value in (
+            ("failed", "1"), ("probation", None), ("of", -1), ("all_failed", 1), ("round", 0.5),
+            ("node", nan), ("why", ["x"]), ("other", 1))),
+        {"attack_failures": "broken"},
+    ]  # fmt: skip
+
+
 class OutcomeTests(SynchronousTestCase):
     def write(self, path: Path, config: RunConfig, **result: object) -> None:
         """A run's folder, of two rounds of which the second was evaluated."""
@@ -364,6 +389,8 @@ class OutcomeTests(SynchronousTestCase):
             {"evaluations": [[-1, {}, None]]}, {"described_metrics": [{"name": "No"}]},
         ):  # fmt: skip
             self.assertIsNone(of_line(run, {**line, **wrong}), wrong)
+        for damaged in _damaged(run.config.rounds):
+            self.assertIsNone(of_line(run, line | damaged), damaged)
         for name in ("status", "metrics", "evaluations", "seconds"):
             self.assertIsNone(of_line(run, {k: v for k, v in line.items() if k != name}), name)
 

@@ -185,7 +185,7 @@ class SentenceTests(SynchronousTestCase):
             self.assertIn(marked, drawn)
         self.assertNotRegex(drawn, r"9\d\.\d!")
         self.assertIn(
-            "!: 30 points or more below the best of its line or column, or near chance (11.4 %)",
+            "!: 30 points or more below the best of its row or column, or near chance (11.4 %)",
             notes(made, outcomes),
         )
         found = figures(results_of(made, outcomes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,30 @@ class RecordTests(SynchronousTestCase):
         done = [is_done(run, where) for run in runs]
         self.assertEqual(done, [True, True, False, False, False, True, True, False])
         self.assertEqual(read_measured(where / "none"), [])
+
+    def test_damaged_ones_are_left_out(self) -> None:
+        """Times, counts and names that cannot be: such a run says nothing about others."""
+        where = folder(self)
+        run, *others = plan(repetitions=12).runs
+        self.write(where, run)
+        results: list[dict[str, Any]] = [
+            *({"seconds_a_round": value} for value in (nan, inf, 1e300, -1, "0.3", True)),
+            {"seconds": nan}, {"seconds": inf}, {"rounds": 10**400},
+        ]  # fmt: skip
+        for other, result in zip(others, results, strict=False):
+            self.write(where, other, **result)
+        path = self.write(where, others[-1]) / "config.json"
+        options = run.config.to_dict()
+        wrong: dict[str, Any]
+        for wrong in (
+            {"model": ["mlp"]}, {"dataset": {}}, {"aggregator": ["mean"]}, {"eval_interval": -1},
+            {"pre_aggregator": [["nnm"]]}, {"num_honest": -99}, {"num_honest": 10**400},
+            {"batch_size": [64]}, {"eval_interval": nan}, {"attack": None},
+        ):  # fmt: skip
+            path.write_text(json.dumps({"config": {**options, **wrong}}))
+            found = read_measured(where)
+            self.assertEqual([(each.round, each.evaluation) for each in found], [(0.3, 1.0)], wrong)
+            self.assertEqual(estimate([run], found).unknown, 0)
 
     def test_lines(self) -> None:
         """They say how long, for how many, by how many; and of which nothing is known."""

@@ -19,7 +19,7 @@ from byzpy_tw.sweep.default_study import default_study
 from byzpy_tw.sweep.paper_figures import write_curves, write_heat_map
 from byzpy_tw.sweep.pivot import View, default_view, pivot
 from byzpy_tw.sweep.query import Query, show, view_of
-from byzpy_tw.sweep.results import line_of
+from byzpy_tw.sweep.result_lines import line_of
 from byzpy_tw.sweep.run_lines import RUNS_FILE
 from byzpy_tw.sweep.study_results import StudyResults, read_results
 from byzpy_tw.tasks.metric import ACCURACY

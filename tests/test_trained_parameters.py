@@ -13,7 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, models
 from byzpy_tw.errors import LimitExceeded, ServerDiffers, UnsuitableModel, WireError
-from byzpy_tw.models.trainable import constant_buffers, digest_of_values, frozen_values
+from byzpy_tw.models.trainable import (
+    constant_buffers,
+    constant_bytes,
+    digest_of_values,
+    frozen_values,
+)
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.trainer.handshake import Handshake
@@ -245,6 +250,27 @@ class FrozenTests(FrozenCase):
         self.assertIn(f"{d} parameters", str(error))
         error = self.assertRaises(LimitExceeded, self.host, FrozenBody, most_working=100)
         self.assertIn("MiB of frozen parameters", str(error))
+
+    def test_limit_of_all_runs(self) -> None:
+        """Frozen parameters and buffers of runs that are open together share one limit."""
+        hosts = [self.host(model) for model in (FrozenBody, Buffered)]
+        taken = [constant_bytes(host.model) for host in hosts]
+        self.assertEqual(taken[0], sum(p.nbytes for p in hosts[0].model.a.parameters()))
+        self.assertEqual(taken[1], sum(b.nbytes for b in hosts[1].model.buffers()))
+        self.assertGreater(min(taken), 0)
+        self.host(FrozenBody, most_working=2**20, held=sum(taken))
+        for model in (FrozenBody, Buffered):
+            error = self.assertRaises(
+                LimitExceeded, self.host, model, most_working=sum(taken), held=sum(taken)
+            )
+            self.assertIn("and buffers beside 0 MiB of other runs, over", str(error))
+        self.host(Plain, most_working=2**20, held=2**20)  # which has none
+
+    def test_bytes_of_sparse_buffers(self) -> None:
+        """They count with their indices."""
+        model = nn.Linear(2, 2)
+        model.register_buffer("links", torch.eye(50).to_sparse())
+        self.assertEqual(constant_bytes(model), 50 * (4 + 16))
 
     def test_a_plain_model_has_the_same_values(self) -> None:
         """Outside of a run a model has its factory's own layers."""

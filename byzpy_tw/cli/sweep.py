@@ -44,8 +44,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "Runs that an earlier call finished are not run again."
     )
     parser.epilog = (
-        "exit codes: 0 done, 1 a run failed, 2 bad usage, 130 and 143 interrupted (the "
-        "same command goes on)"
+        "exit codes: 0 done, 1 a run failed, paused or did not end, 2 bad usage, 130 and 143 "
+        "interrupted (the same command goes on)"
     )
     parser.add_argument(
         "study", nargs="?", metavar="STUDY.toml",
@@ -102,8 +102,8 @@ def _add_sweep_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--jobs", type=_jobs, metavar="N",
-        help="runs at a time, with --threads threads each (default: 2 in this process, unless "
-        "--threads is given; on servers 1)",
+        help="runs at a time, with --threads threads each (default: one for each core, or for as "
+        "many as --threads says; 2 for each server; 1 with an observer)",
     )  # fmt: skip
     group.add_argument(
         "--records", choices=("folders", "lines"),

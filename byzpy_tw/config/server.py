@@ -45,7 +45,10 @@ class Limits:
     )
     pieces: int = 2**24  # of data that a partition may deal out one by one
     working_mib: int = _count(
-        4096, "Memory that one thread keeps of a micro-batch, in MiB.", key="max-working-mib"
+        4096,
+        "Memory that one thread keeps of a micro-batch, and that all runs' frozen parameters "
+        "and buffers take together, in MiB each.",
+        key="max-working-mib",
     )
     knowledge_mib: int = _count(
         4096, "Knowledge of the attacks of one round of a run, in MiB.", key="max-shown-mib"

@@ -27,7 +27,7 @@ from byzpy_tw.datasets.array_files import open_arrays
 from byzpy_tw.datasets.augmentation import Augment
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.download import download_lock
-from byzpy_tw.datasets.picture_cache import cache_folder, hold, make_room
+from byzpy_tw.datasets.picture_cache import UNFINISHED, cache_folder, hold, make_room
 from byzpy_tw.errors import BadParameter, DatasetUnavailable
 from byzpy_tw.user_files import (
     HEAD,
@@ -186,7 +186,7 @@ class _Pictures:
 
     def _decode(self, paths: dict[str, list[Path]], cache: Path, key: str) -> None:
         """Write an array of each part to the folder `key` of `cache`."""
-        unfinished = cache / f".{key}.new"
+        unfinished = cache / f".{key}{UNFINISHED}"
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
         unfinished.mkdir()
         try:

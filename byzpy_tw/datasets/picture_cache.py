@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
@@ -17,6 +18,8 @@ from byzpy_tw import files
 from byzpy_tw.user_files import FileFault
 
 USED = "used"  # in the folder of a set
+UNFINISHED = ".new"  # end of the name of a set that is being decoded, behind "." and its key
+_OLD = ".old"  # likewise of one that is being removed
 
 
 def cache_folder() -> Path:
@@ -44,7 +47,7 @@ def hold(kept: Path) -> IO[bytes] | None:
         return None
     files.lock(file, wait=True, shared=True)
     try:
-        if os.path.samestat(os.fstat(file.fileno()), os.stat(kept / USED)):
+        if _is_at(file, kept / USED):
             os.utime(kept / USED)
             return file
         raise FileNotFoundError(f"{kept} was removed")
@@ -53,13 +56,20 @@ def hold(kept: Path) -> IO[bytes] | None:
         raise
 
 
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Return whether the open `file` is still the one at `path`; `OSError` where none is."""
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+
+
 def make_room(cache: Path, needed: int, what: str) -> None:
     """Remove sets that nobody reads from `cache`, oldest first, until `needed` bytes more fit.
 
     Nothing is removed, and `FileFault` raised, where that does not suffice; `what` needs them.
     """
-    sizes = {kept: _size(kept) for kept in cache.iterdir() if kept.name[0] != "."}
-    taken = sum(sizes.values())
+    _remove_leftovers(cache)
+    found = {path: _size(path) for path in cache.iterdir()}
+    taken = sum(found.values())  # with what is being decoded, or cannot be removed
+    sizes = {kept: size for kept, size in found.items() if kept.name[0] != "."}
     limit = (shutil.disk_usage(cache).free + taken) // 2
     with ExitStack() as locks:
         removed, kept_back = [], taken
@@ -77,18 +87,32 @@ def make_room(cache: Path, needed: int, what: str) -> None:
                 "environment's XDG_CACHE_HOME to a folder with more room"
             )
         for kept in removed:
-            aside = kept.with_name(f".{kept.name}.old")
+            # A name of its own, as a process may be killed between the two.
+            aside = tempfile.mkdtemp(prefix=f".{kept.name}.", suffix=_OLD, dir=cache)
             kept.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Remove what processes that were killed have left: sets half removed, and half decoded."""
+    for path in cache.glob(f".*{_OLD}"):  # also of a process that is removing it now
+        shutil.rmtree(path, ignore_errors=True)
+    for path in cache.glob(f".*{UNFINISHED}"):
+        lock = path.with_suffix(".lock")  # of `download_lock`, held by a process that decodes
+        with suppress(OSError), lock.open("ab") as file:
+            if files.lock(file, wait=False) and _is_at(file, lock):
+                shutil.rmtree(path, ignore_errors=True)
+                lock.unlink()
 
 
 def _lock_alone(kept: Path, locks: ExitStack) -> bool:
     """Return whether nobody reads the set `kept`, and none can until `locks` are closed."""
     try:
         file = locks.enter_context((kept / USED).open("ab"))
+        # Another process may have removed the set before it was locked here.
+        return files.lock(file, wait=False) and _is_at(file, kept / USED)
     except OSError:
         return False
-    return files.lock(file, wait=False)
 
 
 def _last_used(kept: Path) -> float:

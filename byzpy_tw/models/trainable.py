@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from byzpy_tw.models.statistics import statistics_of
@@ -31,6 +32,18 @@ def constant_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers by name, but for statistics of normalisation layers."""
     left_out = statistics_of(model).keys()
     return {name: b for name, b in model.named_buffers() if name not in left_out}
+
+
+def constant_bytes(model: nn.Module) -> int:
+    """Return the memory of all that a model keeps beside the parameters that it trains."""
+    return sum(map(_bytes, (frozen_values(model) | dict(model.named_buffers())).values()))
+
+
+def _bytes(tensor: Tensor) -> int:
+    if tensor.layout in (torch.strided, torch.jagged):
+        return tensor.nbytes
+    # A sparse one has its values, and at most an index of each dimension for each of them.
+    return tensor._nnz() * (tensor.element_size() + 8 * tensor.dim())
 
 
 def digests_of_constants(model: nn.Module) -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import float_info
 from typing import Any
 
 from byzpy_tw.errors import RunDirectoryError
@@ -33,7 +34,12 @@ def described_chance(description: Mapping[str, Any]) -> Mapping[str, float]:
     found = description.get("chance")
     if not isinstance(found, dict):
         return {}
-    return {name: float(v) for name, v in found.items() if type(v) in (int, float)}
+    return {name: float(v) for name, v in found.items() if is_finite(v)}
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether `value` is a number that a float can be, and neither infinite nor NaN."""
+    return type(value) in (int, float) and -float_info.max <= value <= float_info.max
 
 
 def metrics_in(record: Mapping[str, Any]) -> Mapping[str, float | None]:

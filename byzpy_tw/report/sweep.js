@@ -171,8 +171,8 @@
   function marks(table, down, metric) {
     const values = [...table.cells.values()], lines = [];
     if (down.size) lines.push("!: " + (metric.share ? "30 points or more " +
-      (metric.better === "lower" ? "above" : "below") + " the best of its line or column"
-      : "worse than the best of its line or column by " + (metric.better === "lower" ? "200 %"
+      (metric.better === "lower" ? "above" : "below") + " the best of its row or column"
+      : "worse than the best of its row or column by " + (metric.better === "lower" ? "200 %"
         : "50 %") + " of that or more") + (metric.chance === null ? ""
       : `, or near chance (${bare(metric.chance, metric)})`));
     const told = (sign, column) => {
@@ -206,8 +206,11 @@
     if (!found) return null;
     const rounds = data.curves.rounds[found[0]];
     const spread = (values) => {
-      const columns = Array(Math.floor((rounds[rounds.length - 1] - 1) / width) + 1).fill(null);
-      rounds.forEach((round, i) => { columns[Math.floor((round - 1) / width)] = values[i]; });
+      const last = Math.min(rounds[rounds.length - 1], span);
+      const columns = Array(Math.ceil(last / width)).fill(null);
+      rounds.forEach((round, i) => {
+        if (round <= span) columns[Math.ceil(round / width) - 1] = values[i];
+      });
       return columns;
     };
     const [mean, low, high] = found.slice(1).map(spread), i = index;

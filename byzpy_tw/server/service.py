@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -39,6 +39,7 @@ from byzpy_tw.kernels.memory import configure_malloc, freeze_gc
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.log_tail import event_line
+from byzpy_tw.models.trainable import constant_bytes
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.plugin_files import PluginFile
@@ -108,6 +109,7 @@ class ByzpyServer(Service):
     _environment: SharedDeferred[Environment] | None = field(default=None, init=False)
     # Runs on the same data share it; it is freed with the last one.
     _datasets: WeakValueDictionary[str, Dataset] = field(factory=WeakValueDictionary, init=False)
+    _open_hosts: WeakSet[NodeHost] = field(factory=WeakSet, init=False)  # of open runs
     _serial_lock: DeferredLock = field(factory=DeferredLock, init=False)  # of runs and attacks
     _logged_failures: set[str] = field(factory=set, init=False)  # their texts
 
@@ -384,5 +386,7 @@ class ByzpyServer(Service):
             spec, self._registry, data_root=root, dataset=data,
             device=open_device(self.config.device),
             most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
+            held=sum(constant_bytes(host.model) for host in list(self._open_hosts)),
         )  # fmt: skip
+        self._open_hosts.add(host)
         return host, data.digest()

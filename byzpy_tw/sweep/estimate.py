@@ -13,7 +13,7 @@ from attrs import frozen
 
 from byzpy_tw.records.folder import CELLS, CONFIG, RESULT
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.sweep.results import CONCLUSIVE, UNREADABLE_ERRORS, read
+from byzpy_tw.sweep.results import CONCLUSIVE, UNREADABLE_ERRORS, checked_seconds, read
 
 # Runs are compared by what decides how long a round takes, the closest first.
 _LIKE: Sequence[tuple[str, ...]] = (
@@ -52,10 +52,24 @@ class Estimate:
 
 
 def setting_of(option: Callable[[str], Any]) -> dict[str, Any]:
-    """Return what decides how long a round takes, of the options of a run by their names."""
-    kept = {name: option(name) for name in ("model", "dataset", "device", "batch_size", "attack")}
+    """Return what decides how long a round takes, of the options of a run by their names.
+
+    Raises one of `UNREADABLE_ERRORS` where these are none.
+    """
+    texts = {name: option(name) for name in ("model", "dataset", "device", "attack")}
     rules = (*option("pre_aggregator"), option("aggregator"))
-    return {**kept, "n": option("num_honest") + option("num_byz"), "rules": rules}
+    n, batch_size = option("num_honest") + option("num_byz"), option("batch_size")
+    if not all(isinstance(text, str) for text in (*texts.values(), *rules)):
+        raise ValueError("an option that is no text")
+    for number in (n, batch_size):
+        _check_count(number, least=1)
+    return {**texts, "batch_size": batch_size, "n": n, "rules": rules}
+
+
+def _check_count(value: Any, least: int) -> None:
+    """Raise `ValueError` where `value` is no whole number that a run could have."""
+    if type(value) is not int or not least <= value < 2**53:
+        raise ValueError("no number that can be")
 
 
 def evaluations(rounds: int, interval: int) -> int:
@@ -132,12 +146,15 @@ def read_measured(folder: Path) -> list[Measured]:
 
 
 def measured_of(result: Mapping[str, Any], setting: Mapping[str, Any], interval: int) -> Measured:
-    """Return the time of a run that was evaluated every `interval` rounds, from its `result`."""
-    rounds, a_round = result["rounds"], result["seconds_a_round"]
-    rest = max(0.0, result["seconds"] - a_round * rounds)
-    return Measured(
-        setting=setting, round=float(a_round), evaluation=rest / evaluations(rounds, interval)
-    )
+    """Return the time of a run that was evaluated every `interval` rounds, from its `result`.
+
+    Raises one of `UNREADABLE_ERRORS` where that is damaged.
+    """
+    rounds, a_round = result["rounds"], checked_seconds(result["seconds_a_round"])
+    _check_count(rounds, least=1)
+    _check_count(interval, least=0)
+    rest = max(0.0, checked_seconds(result["seconds"]) - a_round * rounds)
+    return Measured(setting=setting, round=a_round, evaluation=rest / evaluations(rounds, interval))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

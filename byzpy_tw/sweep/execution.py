@@ -32,7 +32,8 @@ from byzpy_tw.records.folder import CELLS, CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.in_memory import RecordsInMemory
 from byzpy_tw.records.resume import new_resume_point, reopen
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.sweep.results import UNREADABLE_ERRORS, line_of, of_record, read
+from byzpy_tw.sweep.result_lines import line_of
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, of_record, read
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
 from byzpy_tw.trainer.training import initial_config_json

@@ -12,7 +12,8 @@ from attrs import frozen
 from byzpy_tw.records.folder import CELLS
 from byzpy_tw.sweep.estimate import Measured, is_done, measured_of, setting_of
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.sweep.results import UNREADABLE_ERRORS, RunResult, of_line, read
+from byzpy_tw.sweep.result_lines import of_line
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, RunResult, read
 from byzpy_tw.sweep.run_lines import RunLines
 
 
@@ -43,7 +44,7 @@ class RecordedRuns:
         in_line = of_line(run, self.lines.get(run.folder, {}))
         return (in_line is not None and in_line.is_over) or is_done(run, self.folder)
 
-    def finished_times(self, runs: Iterable[PlannedRun]) -> list[Measured]:
+    def run_times(self, runs: Iterable[PlannedRun]) -> list[Measured]:
         """Return the times of those of `runs` that finished, and are recorded in a line."""
         found = []
         for run in runs:

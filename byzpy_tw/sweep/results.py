@@ -1,8 +1,4 @@
-"""The results of runs, from a folder or a line of runs.jsonl, and those of cells.
-
-A run that is recorded in one line has the same `RunResult` as one with a folder, but for the
-nodes that were left out, which only the records of its rounds tell.
-"""
+"""The results of runs, from their folders, and those of cells."""
 
 from __future__ import annotations
 
@@ -16,14 +12,7 @@ from attrs import field, frozen
 
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import ROUNDS, RecordedRun, read_run
-from byzpy_tw.records.metrics import (
-    DEFAULT,
-    KINDS,
-    described_chance,
-    described_metrics,
-    metrics_in,
-    metrics_in_result,
-)
+from byzpy_tw.records.metrics import DEFAULT, described_chance, metrics_in, metrics_in_result
 from byzpy_tw.records.summary import (
     AttackFailures,
     RoundCounts,
@@ -36,7 +25,7 @@ from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean
 
 CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
-_STATUSES = (*CONCLUSIVE, "paused", "interrupted", "failed")
+STATUSES = (*CONCLUSIVE, "paused", "interrupted", "failed")
 
 # Raised by files that are damaged, or were edited by hand.
 UNREADABLE_ERRORS = (
@@ -268,7 +257,9 @@ def of_record(run: PlannedRun, recorded: RecordedRun) -> RunResult | None:
         if status == "finished" and failures is not None and failures.all_failed:
             # Of an earlier version, which had no status for that.
             status, error = "failed", f"the attack failed {failures.calls}: {failures.first}"
-        if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
+        if status not in STATUSES or type(rounds) is not int or rounds != len(records):
+            return None
+        if rounds > run.config.rounds:
             return None
         return RunResult(
             run=run,
@@ -277,7 +268,7 @@ def of_record(run: PlannedRun, recorded: RecordedRun) -> RunResult | None:
             rounds=rounds,
             metrics=figures,
             task_metrics=metrics,
-            seconds=_number(result["seconds"], _CENTURY),
+            seconds=checked_seconds(result["seconds"]),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
             evaluations=tuple(_evaluations(records)),
             shares=tuple(_share(counts, node) for node in range(counts.n if counts.rounds else 0)),
@@ -295,67 +286,6 @@ def _evaluations(records: Iterable[Mapping[str, Any]]) -> Iterator[Evaluation]:
             yield Evaluation(record["round"] + 1, found, record["test_loss"])
 
 
-def line_of(result: RunResult) -> dict[str, Any]:
-    """Return the entry of runs.jsonl that `of_line` makes this result of again."""
-    failures = result.failures
-    return {
-        "folder": result.run.folder,
-        "status": result.status,
-        "error": result.error or None,
-        "rounds": result.rounds,
-        "metrics": result.metrics,
-        "described_metrics": [attrs.asdict(metric) for metric in result.task_metrics],
-        "chance": result.chance,
-        "evaluations": [[e.rounds, e.metrics, e.loss] for e in result.evaluations],
-        "byzantine_weight": result.byzantine_weight,
-        "attack_failures": failures and attrs.asdict(failures),
-        "seconds": result.seconds,
-        "parameters_sha256": result.digest,
-    }
-
-
-def of_line(run: PlannedRun, entry: Mapping[str, Any]) -> RunResult | None:
-    """Return the result of `run` from its entry of runs.jsonl; None where it is damaged."""
-    try:
-        status, rounds, failures = entry["status"], entry["rounds"], entry.get("attack_failures")
-        if entry["folder"] != run.folder or status not in _STATUSES or type(rounds) is not int:
-            return None
-        if status == "finished" and rounds != run.config.rounds:
-            return None
-        metrics = described_metrics({"metrics": entry.get("described_metrics")}, "runs.jsonl")
-        return RunResult(
-            run=run,
-            status=status,
-            error=clean(str(entry.get("error") or ""), 1000),
-            rounds=rounds,
-            metrics={m.name: {k: _value(entry["metrics"][m.name][k]) for k in KINDS}
-                     for m in metrics},
-            task_metrics=metrics,
-            seconds=_number(entry["seconds"], _CENTURY),
-            digest=clean(str(entry["parameters_sha256"] or ""), 64) or None,
-            evaluations=tuple(_evaluation(*each) for each in entry["evaluations"]),
-            failures=AttackFailures(**failures) if failures else None,
-            byzantine_weight=_value(entry.get("byzantine_weight")),
-            chance=described_chance(entry),
-            has_folder=False,
-        )  # fmt: skip
-    except (RunDirectoryError, *UNREADABLE_ERRORS):
-        return None
-
-
-def _evaluation(rounds: Any, metrics: Any, loss: Any) -> Evaluation:
-    if type(rounds) is not int or rounds < 0:
-        raise ValueError("no number of rounds")
-    return Evaluation(rounds, {str(k): _value(v) for k, v in metrics.items()}, _value(loss))
-
-
-def _value(value: Any) -> float | None:
-    """Return `value`, which is a number or None; raise `ValueError` for anything else."""
-    if value is not None and type(value) not in (int, float):
-        raise ValueError("not a number")
-    return None if value is None else float(value)
-
-
 def _share(counts: RoundCounts, node: int) -> NodeShare:
     asked = max(1, counts.rounds_asked(node))
     return NodeShare(
@@ -369,10 +299,10 @@ def _share(counts: RoundCounts, node: int) -> NodeShare:
 _CENTURY = 3.2e9  # seconds
 
 
-def _number(value: Any, most: float) -> float:
-    """Return `value`; raise `ValueError` where it is no number from 0 to `most`."""
-    if type(value) not in (int, float) or not 0 <= value <= most:
-        raise ValueError("not a number that can be")
+def checked_seconds(value: Any) -> float:
+    """Return `value`; raise `ValueError` where it is no number from 0 to a century."""
+    if type(value) not in (int, float) or not 0 <= value <= _CENTURY:
+        raise ValueError("no time that can be")
     return float(value)
 
 

@@ -32,7 +32,8 @@ from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.recorded import RecordedRuns
 from byzpy_tw.sweep.resolve import cache_datasets
-from byzpy_tw.sweep.results import CellResult, RunResult, of_line, read
+from byzpy_tw.sweep.result_lines import of_line
+from byzpy_tw.sweep.results import CellResult, RunResult, read
 from byzpy_tw.sweep.run_lines import FOLDERS, LINES, RunLines
 from byzpy_tw.sweep.server_slots import ServerSlots
 from byzpy_tw.sweep.study_results import StudyResults

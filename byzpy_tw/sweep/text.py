@@ -178,9 +178,9 @@ def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
 def _collapse(metric: Metric) -> str:
     if not metric.is_share:
         part = RELATIVE_COLLAPSE[metric.better]
-        return f"worse than the best of its line or column by {part:.0%} of that or more"
+        return f"worse than the best of its row or column by {part:.0%} of that or more"
     side = "below" if metric.better == "higher" else "above"
-    return f"{100 * COLLAPSE:g} points or more {side} the best of its line or column"
+    return f"{100 * COLLAPSE:g} points or more {side} the best of its row or column"
 
 
 def _failed_calls(outcome: CellResult) -> str:

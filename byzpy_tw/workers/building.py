@@ -19,7 +19,7 @@ from byzpy_tw.datasets.tensors import input_dtype
 from byzpy_tw.errors import LimitExceeded, UnsuitableModel
 from byzpy_tw.models.building import flat_parameters, make_on_meta
 from byzpy_tw.models.dropout import randomness
-from byzpy_tw.models.trainable import frozen_values, trained_parameters
+from byzpy_tw.models.trainable import constant_bytes, trained_parameters
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.tasks.outputs import tensors_in
@@ -43,6 +43,7 @@ def build_host(
     device: Device = CPU,
     most_elements: int | None = None,
     most_working: int | None = None,
+    held: int = 0,
     dataset: Dataset | None = None,
     trial_outcome: TrialOutcome | None = None,
 ) -> NodeHost:
@@ -56,7 +57,7 @@ def build_host(
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(
         spec, registry, dataset, most_elements=most_elements, most_working=most_working,
-        root=data_root,
+        held=held, root=data_root,
     )  # fmt: skip
     shards = make_shards(spec, registry, dataset)
     if trial_outcome is None:
@@ -111,13 +112,14 @@ def check_model(
     *,
     most_elements: int | None = None,
     most_working: int | None = None,
+    held: int = 0,
     root: Path | None = None,
 ) -> None:
     """Count the model on the meta device, before it takes memory.
 
-    Raises `LimitExceeded` for a vector above `most_elements`, and where frozen parameters, the
-    activations of a micro-batch or the targets of a batch would take more than `most_working`
-    bytes each.
+    Raises `LimitExceeded` for a vector above `most_elements`, and where more than `most_working`
+    bytes would be taken by frozen parameters and buffers, beside the `held` ones of other runs, by
+    the activations of a micro-batch, or by the targets of a batch.
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
@@ -125,7 +127,7 @@ def check_model(
     check_norms(spec, registry, sized)
     _check_length(spec, sized, most_elements)
     if most_working is not None:
-        _check_frozen(spec, sized, most_working)
+        _check_constants(spec, sized, most_working, held)
         _check_targets(spec, data, most_working)
         _check_activations(spec, factory, sized, data, most_working)
 
@@ -140,13 +142,15 @@ def _check_length(spec: RunSpec, sized: nn.Module, most_elements: int | None) ->
         )
 
 
-def _check_frozen(spec: RunSpec, sized: nn.Module, most_working: int) -> None:
-    """Raise `LimitExceeded` for too many bytes of parameters that do not travel."""
-    frozen = sum(tensor.nbytes for tensor in frozen_values(sized).values())
-    if frozen > most_working:
+def _check_constants(spec: RunSpec, sized: nn.Module, most_working: int, held: int) -> None:
+    """Raise `LimitExceeded` for too many bytes of what does not travel, with those `held`."""
+    needed = constant_bytes(sized)
+    if needed and held + needed > most_working:
+        beside = f" beside {held / 2**20:.0f} MiB of other runs" if held else ""
         raise LimitExceeded(
-            f"model {spec.model!r} has {frozen / 2**20:.0f} MiB of frozen parameters, over the "
-            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+            f"model {spec.model!r} has {needed / 2**20:.0f} MiB of frozen parameters and buffers"
+            f"{beside}, over the limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a "
+            "server)"
         )
 
 
