@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -62,6 +63,11 @@ def child() -> None:
     sys.exit(7)
 
 
+def leave_one_behind() -> None:
+    """End, and leave a process that holds this one's pipes; print its PID."""
+    print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+
+
 def restarted() -> None:
     """Tell that this process was started anew: nothing was imported for it."""
     print(json.dumps({"numpy": "numpy" in sys.modules}))
@@ -93,7 +99,7 @@ async def main(reactor: Any, launcher: Launcher) -> dict[str, Any]:
     launcher.launch(reactor, again, ChildProgram("tests.forking", "restarted"), {1: "r", 2: "r"})
     found = {"pid": pid, "threads": threads, "children": [first, second, third],
              "warned": warned, "again": await again.ended}  # fmt: skip
-    os.waitpid(pid, 0)
+    found["zombie"] = os.path.exists(f"/proc/{pid}")
     return found
 
 
@@ -109,7 +115,7 @@ def refused() -> str:
     thread = threading.Thread(target=over.wait)
     thread.start()
     try:
-        return Launcher.fork().why
+        return Launcher.fork().why_not
     finally:
         over.set()
         thread.join()

@@ -7,8 +7,10 @@ from typing import Any
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import Registry
+from byzpy_tw.sweep.blocks import Filled
 from byzpy_tw.sweep.command import plan_of
 from byzpy_tw.sweep.default_study import default_study
+from byzpy_tw.sweep.display import table_lines
 from byzpy_tw.sweep.grid import Cell, Grid, grid_of_plan
 from byzpy_tw.sweep.plan import PlannedRun, make_plan, run_digest
 from byzpy_tw.sweep.results import CellResult, Evaluation, NodeShare, RunResult
@@ -89,3 +91,8 @@ def outcome(cell: Cell, *finals: float, **changes: Any) -> CellResult:
 def results_of(made: Grid, outcomes: Sequence[CellResult]) -> StudyResults:
     """Return these results as those of a study."""
     return StudyResults(made.plan, {e.run.folder: e for each in outcomes for e in each.ended})
+
+
+def table_of(made: Grid, outcomes: Sequence[CellResult]) -> list[str]:
+    """Return the lines of the table of `outcomes`, as they are displayed."""
+    return table_lines([Filled(title="", grid=made, outcomes=outcomes)], brief=False)

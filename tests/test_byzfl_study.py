@@ -163,7 +163,7 @@ class TranslationTests(SynchronousTestCase):
             )
         )
         self.assertIn(axis("data_seed", 0, 1), found.axes)
-        self.assertEqual(found.axes_in_order[-1], axis("seed", 5, 6, 9, 10))
+        self.assertEqual(found.seed_axis, axis("seed", 5, 6, 9, 10))
 
     def test_names_are_ours(self) -> None:
         """Each translation can be made here, and is found back."""

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessTerminated
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -98,7 +98,7 @@ class AddressTests(SynchronousTestCase):
     """A server's process tells its address through a pipe; its log is for people."""
 
     def setUp(self) -> None:
-        self.process = _ServerProcess(io.BytesIO())
+        self.process = _ServerProcess(Clock(), io.BytesIO())
         self.addCleanup(self.process.ready.addErrback, lambda _: None)
 
     def hears(self, *pieces: bytes) -> None:
@@ -118,7 +118,7 @@ class AddressTests(SynchronousTestCase):
         """Anything but an address fails the start at once."""
         for said in (b"\n", b"{\n", b"[]\n", b"7\n", b'{"address": 7}\n', b'{"address": "x"}\n',
                      b"\xff\n", b"x" * 1001):  # fmt: skip
-            self.process = _ServerProcess(io.BytesIO())
+            self.process = _ServerProcess(Clock(), io.BytesIO())
             self.hears(said)
             error = self.failureResultOf(self.process.ready, ServerUnreachable).value
             self.assertIn("told no address", str(error))

@@ -41,8 +41,8 @@ from byzpy_tw.report.page import render_report
 from byzpy_tw.report.png import write_png
 from byzpy_tw.report.result import Result
 from byzpy_tw.sweep import results, text
-from byzpy_tw.sweep.comparison import findings
 from byzpy_tw.sweep.conclusions import sentences
+from byzpy_tw.sweep.findings import findings
 from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.page_data import page_data
@@ -52,7 +52,7 @@ from byzpy_tw.tasks.metric import Metric
 from tests.recorded_runs import record
 from tests.recorded_runs import records as classification
 from tests.support import folder
-from tests.sweep_grids import ended, grid, results_of
+from tests.sweep_grids import ended, grid, results_of, table_of
 from tests.terminal_screen import Terminal, screen
 
 PACKAGE = Path(byzpy_tw.__file__).parent
@@ -362,7 +362,7 @@ class SweepTests(SynchronousTestCase):
         """Cells have the metric's format, and the legend its unit and direction."""
         made = grid()
         outcomes = self.outcomes(made, [2.0, 8.0, 2.5, 3.0])
-        lines = text.table(made, outcomes)
+        lines = table_of(made, outcomes)
         self.assertIn("2 (2.5 to 2)", lines[2])
         self.assertIn("8! (8.5 to 8)", lines[2])
         notes = text.notes(made, outcomes)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor  # noqa: F401  # that it is installed
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from byzpy_tw.processes import launcher as launcher_module
 from byzpy_tw.processes import warm_parent
 from byzpy_tw.processes.blas import one_blas_thread
 from byzpy_tw.processes.child_program import ChildProgram
-from byzpy_tw.processes.launcher import PARENT_LOST, Launcher
+from byzpy_tw.processes.launcher import PARENT_LOST, PIPE_SECONDS, ChildProtocol, Launcher
 from byzpy_tw.processes.warm_parent import CannotFork, WarmParent, fork_warm_parent
 from tests.support import environment
 
@@ -86,6 +90,7 @@ class ForkedTests(SynchronousTestCase):
         self.assertEqual(self.found["warned"], [PARENT_LOST])
         self.assertEqual(self.found["again"]["code"], 0)
         self.assertEqual(json.loads(self.found["again"]["heard"]["1"]), {"numpy": False})
+        self.assertFalse(self.found["zombie"])
 
     def test_a_second_thread(self) -> None:
         """Nothing is forked beside one."""
@@ -117,6 +122,35 @@ class Ended(ProcessProtocol):
 
     def processEnded(self, reason: Any) -> None:
         self.ends.append(reason.value)
+
+
+class Held(ChildProtocol):
+    """Collects output and ends of a process whose pipes another one holds."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.heard, self.ends = b"", list[Any]()
+        self.over: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self.heard += data
+
+    def processEnded(self, reason: Any) -> None:
+        super().processEnded(reason)
+        self.ends.append(reason.value)
+        self.over.callback(None)
+
+
+class HeldPipesTests(TestCase):
+    async def test_a_process_that_leaves_one_behind(self) -> None:
+        """Its end is heard of, and its output, though another process has its pipes."""
+        self.patch(launcher_module, "PIPE_SECONDS", 0.1)
+        held = Held(reactor)
+        program = ChildProgram("tests.forking", "leave_one_behind")
+        Launcher().launch(reactor, held, program, {0: "w", 1: "r", 3: "r"})
+        await held.over.addTimeout(30, reactor)  # type: ignore[arg-type]
+        self.assertEqual(held.ends[0].exitCode, 0)
+        os.kill(int(held.heard), signal.SIGKILL)  # it is still there
 
 
 class LauncherTests(SynchronousTestCase):
@@ -186,6 +220,63 @@ class LauncherTests(SynchronousTestCase):
         self.assertRaises(ProcessExitedAlready, second.transport.signalProcess, "KILL")
         self.lose_pipe(second)
         self.assertEqual(second.ends[0].exitCode, 1)
+
+    def held(self, clock: Clock) -> Held:
+        """Return a process whose pipes stay open, and have what nobody reads."""
+        held = Held(clock)
+        self.launcher.launch(self.reactor, held, PROGRAM, {0: "w", 1: "r"})
+        for name in (0, 1):
+            pipe = held.transport.pipes[name]
+            self.addCleanup(
+                lambda p=pipe: p.connected and p.connectionLost(Failure(ConnectionDone()))
+            )
+        held.transport.write(b"order")
+        return held
+
+    def test_pipes_that_another_process_holds(self) -> None:
+        """They are closed shortly after the exit; nothing waits where they close before."""
+        clock = Clock()
+        held, usual = self.held(clock), self.held(clock)
+        for pid in (70, 71):
+            self.answer(forked=pid)
+            self.answer(ended=pid, status=9)
+        for pipe in list(usual.transport.pipes.values()):
+            pipe.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual([len(usual.ends), len(clock.getDelayedCalls())], [1, 1])
+        clock.advance(PIPE_SECONDS / 2)
+        self.assertEqual(held.ends, [])
+        clock.advance(PIPE_SECONDS / 2)
+        self.assertEqual([held.ends[0].signal, held.transport.pipes], [9, {}])
+
+    def test_a_kill_after_the_warm_parent_is_gone(self) -> None:
+        """The process is over soon; then its PID, which may be another's, gets no signal."""
+        clock, sent = Clock(), list[Any]()
+        self.patch(os, "kill", lambda *words: sent.append(words))
+        held = self.held(clock)
+        self.answer(forked=70)
+        self.theirs.close()
+        self.launcher.doRead()
+        clock.advance(PIPE_SECONDS)
+        self.assertEqual(held.ends, [])  # it goes on
+        held.transport.signalProcess("KILL")
+        clock.advance(PIPE_SECONDS)
+        self.assertEqual([len(held.ends), sent], [1, [(70, signal.SIGKILL)]])
+        self.assertRaises(ProcessExitedAlready, held.transport.signalProcess, "KILL")
+        self.assertEqual(len(sent), 1)
+
+    def test_a_process_tells_its_own_pid(self) -> None:
+        """The warm parent may be killed before it does; who is told twice counts once."""
+        first, second = self.launched(), self.launched()
+        for pid in (70, 70, 71):
+            self.answer(forked=pid)
+        self.assertEqual([first.transport.pid, second.transport.pid], [70, 71])
+        said = list[str]()
+        self.patch(os, "fork", lambda: 0)
+        self.patch(warm_parent, "run_forked", lambda *words: said.append("runs"))
+        self.patch(warm_parent._Service, "_answer", lambda _, **answer: said.append(str(answer)))
+        order = {"program": {"module": "m", "function": "f", "words": ()}, "environment": {}}
+        warm_parent._Service(self.theirs, None)._fork(order, ())
+        self.assertEqual(said[:2], [str({"forked": os.getpid()}), "runs"])
 
     def test_one_that_cannot_be_forked(self) -> None:
         """It has ended, with the reason as its output."""

@@ -28,6 +28,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
+from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.records.summary import AttackFailures
 from byzpy_tw.sweep.command import jobs_for
 from byzpy_tw.sweep.default_study import ATTACKS, DEFENCES, SEEDS, combine_chains
@@ -360,7 +361,7 @@ class OutcomeTests(SynchronousTestCase):
         found = read(run, path)
         assert found is not None
         cell = CellResult(cell=grid().cells[0], ended=(found,))
-        self.assertEqual((cell.final, cell.worst, cell.best), (0.75, 0.75, 0.75))
+        self.assertEqual(cell.figures(cell.metric), dict.fromkeys(KINDS, 0.75))
         self.assertEqual(found.evaluations, (Evaluation(2, {"accuracy": 0.75}, 0.5),))
         share = found.shares[run.config.num_honest]
         self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
@@ -441,7 +442,8 @@ class OutcomeTests(SynchronousTestCase):
         cell = grid(seeds=(1, 2)).cells[0]
         found = outcome(cell, 0.8, 0.6)
         self.assertAlmostEqual(found.final or 0, 0.7)
-        self.assertEqual((found.worst, found.best, found.status), (0.6, 0.8, "finished"))
+        figures = found.figures(found.metric)
+        self.assertEqual((figures["worst"], figures["best"], found.status), (0.6, 0.8, "finished"))
         self.assertEqual(outcome(cell, 0.8).status, "waiting")
 
     def test_bad_ends(self) -> None:

@@ -23,7 +23,7 @@ from tests.filled_sweeps import filled
 from tests.studies import axis, make_study
 from tests.studies import results_of as study_results_of
 from tests.support import folder
-from tests.sweep_grids import ended, grid, outcome, results_of
+from tests.sweep_grids import ended, grid, outcome, results_of, table_of
 from tests.terminal_screen import Terminal, screen
 
 # In each round one of three Byzantine nodes is taken, and nobody else.
@@ -37,7 +37,7 @@ class TextTests(SynchronousTestCase):
     def test_the_table(self) -> None:
         """Accuracies with worst and best, a mark where it collapsed, who was left out."""
         made = grid()
-        lines = text.table(made, filled(made))
+        lines = table_of(made, filled(made))
         self.assertEqual(
             lines,
             [
@@ -136,7 +136,7 @@ class TextTests(SynchronousTestCase):
         notes = text.notes(made, taken)
         self.assertIn(f"{text.WEIGHT}, who are 3 of 11 nodes (27 %)", notes)
         self.assertIn(text.OUT, notes)
-        self.assertIn("wt B 100 out H 100", "\n".join(text.table(made, taken)))
+        self.assertIn("wt B 100 out H 100", "\n".join(table_of(made, taken)))
         cells = page_data(results_of(made, taken))["cells"]
         self.assertEqual((cells["weight"], cells["out"][0]), ([1.0] * 4, [1.0] * 4))
         everyone = outcome(made.cells[0], 0.2, byzantine_weight=3 / 11, shares=())
@@ -168,7 +168,7 @@ class DisplayTests(SynchronousTestCase):
         cell = sweep.grid.cells[0]
         live.run_started(cell.runs[0])
         shown = screen(out.getvalue())
-        self.assertEqual(shown[:2], ["hello", text.table(sweep.grid, sweep.outcomes())[0]])
+        self.assertEqual(shown[:2], ["hello", table_of(sweep.grid, sweep.outcomes())[0]])
         self.assertIn("0% ...", shown[3])
         self.assertEqual(shown[-1], "0 of 4 runs")
         sweep._ended[cell.runs[0].folder] = ended(cell.runs[0])
@@ -176,7 +176,7 @@ class DisplayTests(SynchronousTestCase):
         self.assertEqual(screen(out.getvalue())[-1], "1 of 4 runs")
         live.close()
         shown = [line for line in screen(out.getvalue()) if line]
-        self.assertEqual(shown, ["hello", *text.table(sweep.grid, sweep.outcomes())])
+        self.assertEqual(shown, ["hello", *table_of(sweep.grid, sweep.outcomes())])
 
     def test_colours(self) -> None:
         """A cell with an accuracy has its colour, unless NO_COLOR is set; one without has none."""

@@ -12,19 +12,19 @@ from twisted.trial.unittest import TestCase
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
-from byzpy_tw.sweep.comparison import findings
 from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.execution import RunExecutor
+from byzpy_tw.sweep.findings import findings
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.page_data import page_data
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.scores import goodness
-from byzpy_tw.sweep.text import cell_line, notes, table
+from byzpy_tw.sweep.text import cell_line, notes
 from tests.failing_plugins import heard, names
 from tests.support import folder
-from tests.sweep_grids import grid, grid_of, outcome
+from tests.sweep_grids import grid, grid_of, outcome, table_of
 from tests.test_attack_calls import record
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ class LabTests(TestCase):
         said = "\n".join(notes(lab.grid, outcomes))
         self.assertIn("?: nothing is concluded: mean, median under raises-late: the attack", said)
         self.assertIn("failed: mean under raises: the attack 'raises' failed in 6 of 20", said)
-        drawn = "\n".join(table(lab.grid, outcomes))
+        drawn = "\n".join(table_of(lab.grid, outcomes))
         self.assertRegex(drawn, r"median +\S+ \(\S+\) +failed +\S+\?")
         self.assertIn("the attack failed in 6 of 20 calls", cell_line(late))
         self.assertEqual(sentences(lab.grid, outcomes), [])
@@ -133,7 +133,7 @@ class LabTests(TestCase):
         self.assertEqual(findings(outcomes), {})
         outcomes[1] = outcome(made.cells[1], 0.1, status="diverged", failures=failures)
         self.assertEqual(findings(outcomes), {})
-        self.assertIn("diverged?", "\n".join(table(made, outcomes)))
+        self.assertIn("diverged?", "\n".join(table_of(made, outcomes)))
         self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", cell_line(outcomes[1]))
 
     def test_over_seeds(self) -> None:

@@ -15,7 +15,7 @@ from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.summary import AttackFailures
 from byzpy_tw.sweep import paired
 from byzpy_tw.sweep.blocks import filled_tables
-from byzpy_tw.sweep.comparison import findings
+from byzpy_tw.sweep.findings import findings
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.pivot import View, pivot
 from byzpy_tw.sweep.scores import scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,7 @@ from byzpy_tw.sweep.command import plan_of
 from byzpy_tw.sweep.grid import EXCLUDED, grid_of_plan
 from byzpy_tw.sweep.plan import Plan, make_plan, value_text
 from byzpy_tw.sweep.resolve import guarantees
-from byzpy_tw.sweep.study import Axis, Study
+from byzpy_tw.sweep.study import Axis, Study, may_vary
 from tests.sweep_grids import digest, grid, missing_guarantee
 from tests.test_sweep_study import axis
 
@@ -156,6 +157,20 @@ class CheckTests(SynchronousTestCase):
             config = attrs.evolve(base, **change)
             self.assertEqual(self.answer(check, config), self.answer(guarantees(names), config))
         self.assertEqual(again(base), again(attrs.evolve(base, lr=0.3)))
+
+    def test_an_option_decides_unless_it_is_known_not_to(self) -> None:
+        """A new option cannot be forgotten."""
+        asked = list[Any]()
+        self.patch(resolve, "resolve_rules", lambda config, _: asked.append(config) or mock.Mock())
+        check = guarantees(mock.Mock(is_foreign=lambda *_: False))
+        base = RunConfig(in_process=True, num_honest=8)
+        check(base)
+        for name in filter(may_vary, OPTIONS):
+            config, before = copy.copy(base), len(asked)
+            object.__setattr__(config, name, "another")
+            for _ in range(2):
+                check(config)
+            self.assertEqual(len(asked) - before, name not in resolve._NOT_DECIDING, name)
 
     def answer(self, check: Any, config: RunConfig) -> str | None:
         try:

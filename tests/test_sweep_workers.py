@@ -212,7 +212,7 @@ class LineTests(TestCase):
         known = RecordedRuns.below(where / LINES)
         self.assertTrue(all(known.is_over(run) for run in made.runs))
         self.assertFalse(known.is_over(attrs.evolve(made.runs[0], folder="other")))
-        self.assertEqual(len(known.run_times(made.runs)), 4)
+        self.assertEqual(len(known.read_times(made.runs)), 4)
         for one, line, read in zip(*(lab.outcomes() for lab in (*found, again)), strict=True):
             self.assertEqual(line, read)
             for run, other in zip(one.ended, line.ended, strict=True):

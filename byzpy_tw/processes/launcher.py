@@ -10,8 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.error import (
+    ConnectionDone,
+    ProcessDone,
+    ProcessExitedAlready,
+    ProcessTerminated,
+)
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -22,6 +27,34 @@ from byzpy_tw.processes.child_program import ChildProgram
 from byzpy_tw.processes.warm_parent import CannotFork, WarmParent, fork_warm_parent
 
 PARENT_LOST = "the process that forked local processes is gone: new ones are started by themselves"
+
+
+PIPE_SECONDS = 1.0  # between a process's exit and its end, where another one holds its pipes
+
+
+class ChildProtocol(ProcessProtocol):
+    """A protocol that hears of its process's end even where another process holds the pipes.
+
+    The processes that a plugin has started may do that, and live on.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._closing: IDelayedCall | None = None
+
+    def processExited(self, reason: Failure) -> None:
+        if self._closing is None:
+            self._closing = self._reactor.callLater(PIPE_SECONDS, self._close_pipes)
+
+    def _close_pipes(self) -> None:
+        process: Any = self.transport
+        for pipe in list(process.pipes.values()):
+            # Not `loseConnection`, which waits until somebody has read what was written.
+            pipe.connectionLost(Failure(ConnectionDone()))
+
+    def processEnded(self, reason: Failure) -> None:
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
 
 
 class ForkedProcess:
@@ -55,12 +88,15 @@ class ForkedProcess:
             pipe.loseConnection()
 
     def signalProcess(self, name: str) -> None:
-        if self.pid is None or self._exited and self._status is not None:
+        if self.pid is None or self._over or self._status is not None:
             raise ProcessExitedAlready()
         try:
             os.kill(self.pid, getattr(signal, f"SIG{name}"))
         except ProcessLookupError:
             raise ProcessExitedAlready() from None
+        finally:
+            if self._exited and name == "KILL":  # nobody else will tell of its exit
+                self._protocol.processExited(Failure(_reason(None)))
 
     def childDataReceived(self, name: int, data: bytes) -> None:
         self._protocol.childDataReceived(name, data)
@@ -74,6 +110,8 @@ class ForkedProcess:
     def exited(self, status: int | None) -> None:
         """Take the exit status, None where nobody can tell it."""
         self._exited, self._status = True, status
+        if status is not None:
+            self._protocol.processExited(Failure(_reason(status)))
         self._check_over()
 
     def _check_over(self) -> None:
@@ -95,11 +133,12 @@ def _reason(status: int | None) -> Exception:
 @implementer(IReadDescriptor)
 @define(eq=False)
 class Launcher:
-    """Starts processes, through `parent` where there is one; `why` is the reason where not."""
+    """Starts processes, through `parent` where there is one; `why_not` is the reason where not."""
 
     parent: WarmParent | None = None
-    why: str = ""
+    why_not: str = ""
     warn: Callable[[str], None] = field(default=lambda line: None)  # of a parent that is lost
+    _logged: bool = field(default=False, init=False)  # the reason, once
     _reactor: Any = field(default=None, init=False)  # once it has been used
     _ordered: deque[ForkedProcess] = field(factory=deque, init=False)  # not forked yet
     _running: dict[int, ForkedProcess] = field(factory=dict, init=False)  # by PID
@@ -113,13 +152,13 @@ class Launcher:
         Call it before there is a reactor or a thread.
         """
         if why_not is not None:
-            return cls(why=why_not)
+            return cls(why_not=why_not)
         try:
             return cls(fork_warm_parent(modules))
         except CannotFork as e:
-            return cls(why=str(e))
+            return cls(why_not=str(e))
         except OSError as e:
-            return cls(why=f"cannot fork: {e.strerror or e}")
+            return cls(why_not=f"cannot fork: {e.strerror or e}")
 
     def launch(
         self,
@@ -131,9 +170,9 @@ class Launcher:
         """Start `program` with `pipes`, as of `spawnProcess`; `protocol` hears of its end."""
         if self.parent is not None and self._fork(reactor, protocol, program, pipes):
             return
-        if self.why:
-            self.log.info("processes are not forked: {why}", why=self.why)
-            self.why = ""  # once
+        if self.why_not and not self._logged:
+            self._logged = True
+            self.log.info("processes are not forked: {why}", why=self.why_not)
         command = program.command
         reactor.spawnProcess(
             protocol, command[0], command, env=dict(os.environ), path=None, childFDs=dict(pipes)
@@ -206,6 +245,8 @@ class Launcher:
 
     def _take(self, answer: Mapping[str, Any]) -> None:
         if "forked" in answer:
+            if answer["forked"] in self._running:
+                return  # the process and its parent both say it
             process = self._ordered.popleft()
             process.pid = answer["forked"]
             self._running[answer["forked"]] = process
@@ -218,7 +259,10 @@ class Launcher:
 
     def _lose_parent(self) -> None:
         """Go on without: what runs is over when its pipes close, and nothing is forked any more."""
+        parent = self.parent
         self.close()
+        if parent is not None:
+            parent.reap()
         self.warn(PARENT_LOST)
         for process in (*self._ordered, *self._running.values()):
             process.exited(None)

@@ -8,7 +8,8 @@ through a socket that only the process has which made it.  It ends when that one
 
 The order is a JSON object with the program and its environment; with it come the descriptors that
 the new process has from 0 on.  The answers are ``{"forked": PID}``, or ``{"failed": WHY}``, and
-later ``{"ended": PID, "status": N}``.
+later ``{"ended": PID, "status": N}``.  The new process tells its PID as well, once: the warm parent
+may be killed before it does.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class WarmParent:
     def close(self) -> None:
         """Let it end; what it forked goes on."""
         self.socket.close()
+
+    def reap(self) -> None:
+        """Wait for its end, after `answers` has raised `EOFError`: it would stay a zombie."""
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
 
 
 def fork_warm_parent(modules: Sequence[str]) -> WarmParent:
@@ -173,6 +179,7 @@ class _Service:
         program = ChildProgram(**order["program"], words=words)
         pid = os.fork()
         if not pid:
+            self._answer(forked=os.getpid())
             run_forked(program, order["environment"], descriptors, self._restore_blas)
         self._answer(forked=pid)
 

@@ -1,6 +1,6 @@
 "use strict";
 // Pivots of a study's cells and comparisons over seeds, as byzpy_tw/sweep/pivot.py, paired.py,
-// comparison.py and scores.py make them.  Numbers in, numbers out: nothing here knows the page.
+// findings.py and scores.py make them.  Numbers in, numbers out: nothing here knows the page.
 const pivots = (() => {
   const WORST = -1; // stands for a label: the worst case over an axis
   const sum = (values) => values.reduce((a, b) => a + b, 0);

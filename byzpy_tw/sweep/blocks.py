@@ -12,11 +12,12 @@ from byzpy_tw.sweep.pivot import Dimension, Key, dimensions
 from byzpy_tw.sweep.plan import Plan, PlannedRun
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.scores import goodness
+from byzpy_tw.sweep.study import RULE_OPTIONS
 from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.sweep.text import notes
 
 _MOST_LINES = 60
-_OF_A_TABLE = ("attack", "pre_aggregator", "aggregator")
+_OF_A_TABLE = ("attack", *RULE_OPTIONS)
 
 
 @frozen(kw_only=True)

@@ -35,7 +35,11 @@ class TheirName:
 
 
 def find_names(texts: Iterable[str], twins: Mapping[str, names.Twin]) -> dict[str, TheirName]:
-    """Return the things that `texts` are there, by the texts, each with a name of its own."""
+    """Return ByzFL's name and parameters for each of our `texts`, by these.
+
+    A text without a counterpart there keeps its own words.  Where two would have one name, as a
+    rule with other parameters, the parameters become part of the name.
+    """
     found = {}
     for text in dict.fromkeys(texts):
         original = names.find_original(text, twins)

@@ -119,7 +119,10 @@ def translate(given: Any, twins: Mapping[str, Twin], place: str) -> str:
 
 
 def find_original(text: str, twins: Mapping[str, Twin]) -> tuple[str, dict[str, Any]] | None:
-    """Return the name and the parameters of theirs that `translate` makes `text` of, or None."""
+    """Return ByzFL's name and parameters for our `text`: the reverse of `translate`.
+
+    None where ByzFL has no counterpart, or has it with other fixed parameters.
+    """
     try:
         named = parse(text)
     except ByzpyTwError:

@@ -127,7 +127,7 @@ def print_dry_run(
     registry, plan = prepare(study, file)
     recorded = RecordedRuns.below(folder)
     left = [run for run in plan.possible if again or not recorded.is_over(run)]
-    measured = [*read_measured(folder), *recorded.run_times(plan.possible)]
+    measured = [*read_measured(folder), *recorded.read_times(plan.possible)]
     found = estimate(left, measured, len(plan.possible) - len(left))
     for line in dry_run_lines(plan, found, jobs or jobs_for(plan.runs[0].config, registry)):
         say(printable(line))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import attrs
 
-from byzpy_tw.sweep.comparison import Finding, Position, findings, recorded_chance
+from byzpy_tw.sweep.findings import Finding, Position, findings, recorded_chance
 from byzpy_tw.sweep.grid import Grid
 from byzpy_tw.sweep.results import CellResult, common_metrics
 from byzpy_tw.sweep.scores import goodness, is_near

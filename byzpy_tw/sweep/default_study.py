@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.sweep.study import Axis, Study
+from byzpy_tw.sweep.study import RULE_OPTIONS, Axis, Study
 
 # A setting in which the undefended mean collapses under one attack, and each rule has
 # another that it suffers from most, in half a minute for sixteen runs.  At length, and
@@ -46,9 +46,7 @@ def split_chain(chain: str) -> list[str]:
 def chains_axis(chains: Sequence[str]) -> Axis:
     """Return the axis of `chains`, each of pre-aggregators and an aggregator."""
     rules = [split_chain(chain) for chain in chains]
-    return Axis(
-        ("pre_aggregator", "aggregator"), tuple((tuple(chain[:-1]), chain[-1]) for chain in rules)
-    )
+    return Axis(RULE_OPTIONS, tuple((tuple(chain[:-1]), chain[-1]) for chain in rules))
 
 
 def rule_axes(aggregators: Sequence[str], before: Sequence[str]) -> list[Axis]:

@@ -51,16 +51,17 @@ class LineDisplay(Display):
         results = self.sweep.results
         if not results.ended and not results.failed:
             return
-        lines = _lines(filled_tables(results), brief=False)
+        lines = table_lines(filled_tables(results), brief=False)
         if len(lines) > _MOST_LINES:
-            lines = _lines(worst_table(results), brief=False)
+            lines = table_lines(worst_table(results), brief=False)
         for line in lines or ["the tables are on the page"]:
             self._write(line)
 
 
-def _lines(
+def table_lines(
     tables: Sequence[Filled], *, brief: bool, progress: Callable[[Cell], str] = lambda cell: ""
 ) -> list[str]:
+    """Return the lines of `tables`; in `brief` ones a cell is its final value."""
     return ["".join(part for part, _ in line).rstrip() for line in _styled(tables, brief, progress)]
 
 
@@ -157,7 +158,7 @@ def display_for(sweep: Sweep, out: IO[str], write: Callable[[str], None]) -> Dis
     columns, rows = shutil.get_terminal_size()
     for brief in (False, True):
         for tables in (filled_tables, worst_table):
-            lines = _lines(
+            lines = table_lines(
                 tables(sweep.results), brief=brief,
                 progress=_running if brief else _usual,
             )  # fmt: skip

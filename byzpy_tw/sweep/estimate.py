@@ -27,28 +27,21 @@ _LIKE: Sequence[tuple[str, ...]] = (
 
 @frozen(kw_only=True)
 class Measured:
-    """The time of a finished run, and what decides it.
+    """The times of a finished run, and the options that decide them."""
 
-    ``round`` are the seconds of a round; ``evaluation`` those of an evaluation and its share of
-    all else.
-    """
-
-    setting: Mapping[str, Any]
-    round: float
-    evaluation: float
+    setting: Mapping[str, Any]  # options by their names, as of `setting_of`
+    round: float  # seconds that a round took
+    evaluation: float  # seconds beside the rounds, for each evaluation
 
 
 @frozen(kw_only=True)
 class Estimate:
-    """The runs that are done, and the seconds that the others will take, one after another.
+    """The time that the runs of a plan will take which are not done yet."""
 
-    They are those of runs that are ``finished``; ``unknown`` others are like none of these.
-    """
-
-    done: int
-    finished: int
-    seconds: float
-    unknown: int
+    done: int  # runs of the plan that are on record, and are not run again
+    finished: int  # runs in the folder, of this or another study, whose times were read
+    seconds: float  # for all the others one after another, without the unknown ones
+    unknown: int  # runs for which no finished run is similar enough
 
 
 def setting_of(option: Callable[[str], Any]) -> dict[str, Any]:

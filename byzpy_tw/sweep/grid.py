@@ -15,9 +15,10 @@ from attrs import field, frozen
 from byzpy_tw.config.run_config import RunConfig, flag
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.sweep.plan import Plan, PlannedRun
+from byzpy_tw.sweep.study import RULE_OPTIONS
 
 EXCLUDED = "left out by the study's exclude"
-_NOT_IN_ROWS = ("attack", "pre_aggregator", "aggregator")  # rows begin with the rules
+_NOT_IN_ROWS = ("attack", *RULE_OPTIONS)  # rows begin with the rules
 
 
 @frozen(kw_only=True)

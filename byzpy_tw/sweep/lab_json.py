@@ -9,10 +9,9 @@ from attrs import asdict
 from byzpy_tw.records.folder import CELLS
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.sweep.blocks import blocks, outcomes_of
-from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
+from byzpy_tw.sweep.findings import Finding, findings, recorded_chance
 from byzpy_tw.sweep.grid import command_line
 from byzpy_tw.sweep.pivot import dimensions
-from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.study_results import StudyResults
 
@@ -37,8 +36,8 @@ def figures(results: StudyResults) -> dict[str, Any]:
         "metrics": [asdict(metric) for metric in metrics],
         "chance": {metric.name: recorded_chance(outcomes, metric) for metric in metrics},
         "cells": [
-            _cell(first, outcome, found.get(first.folder, frozenset()))
-            for (first, _), outcome in zip(results.cells, outcomes, strict=True)
+            _cell(dict(point), outcome, found.get(runs[0].folder, frozenset()))
+            for (point, runs), outcome in zip(plan.cells.items(), outcomes, strict=True)
         ],
     }
 
@@ -56,13 +55,13 @@ def _findings(results: StudyResults) -> dict[str, frozenset[Finding]]:
     return told
 
 
-def _cell(first: PlannedRun, outcome: CellResult, found: frozenset[Finding]) -> dict[str, Any]:
+def _cell(point: dict[str, str], outcome: CellResult, found: frozenset[Finding]) -> dict[str, Any]:
     metrics = {metric.name: outcome.figures(metric) for metric in outcome.task_metrics}
     accuracy = metrics.get("accuracy", {})
     return {
         "defence": outcome.cell.defence,
         "attack": outcome.cell.attack,
-        "point": {name: text for name, text in first.point.items() if name != "seed"},
+        "point": point,
         "status": outcome.status,
         "why": outcome.reason,
         "no_guarantee": outcome.cell.missing_guarantee,

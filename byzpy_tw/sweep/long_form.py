@@ -56,7 +56,7 @@ def _text(value: Any) -> str:
 
 def runs_table(results: StudyResults) -> LongForm:
     """Return a row for each run that has ended, or that cannot be run."""
-    varying, fixed = option_names(results)
+    varying, fixed = _option_names(results)
     metrics = list(dict.fromkeys(metric.name for metric in results.metrics))
     figures = [(name, kind) for name in metrics for kind in KINDS]
     columns = [*varying, *fixed, "status", "error"]
@@ -64,7 +64,7 @@ def runs_table(results: StudyResults) -> LongForm:
     columns += ["rounds_done", "byzantine_weight", "parameters_sha256"]
     rows = []
     for run in results.planned:
-        status, error, ended = status_of(results, run)
+        status, error, ended = _status_of(results, run)
         if status is None:
             continue
         values = [ended.metrics.get(name, {}).get(kind) if ended else None
@@ -79,7 +79,7 @@ def runs_table(results: StudyResults) -> LongForm:
 
 def evaluations_table(results: StudyResults) -> LongForm:
     """Return a row for each evaluation of each run that has ended."""
-    varying, _ = option_names(results)
+    varying, _ = _option_names(results)
     metrics = list(dict.fromkeys(metric.name for metric in results.metrics))
     taken = {*varying, "round", "test_loss", "folder"}
     titles = [f"test_{name}" if name in taken else name for name in metrics]
@@ -93,7 +93,7 @@ def evaluations_table(results: StudyResults) -> LongForm:
     return LongForm((*varying, "round", *titles, "test_loss", "folder"), tuple(rows))
 
 
-def status_of(
+def _status_of(
     results: StudyResults, run: PlannedRun
 ) -> tuple[str | None, str, RunResult | None]:  # fmt: skip
     """Return the status of a run, the cause, and its result; no status before it has ended."""
@@ -106,7 +106,7 @@ def status_of(
     return None, "", None
 
 
-def option_names(results: StudyResults) -> tuple[list[str], list[str]]:
+def _option_names(results: StudyResults) -> tuple[list[str], list[str]]:
     """Return the options that differ between runs, and the others that decide their results."""
     runs = list(results.planned)
     varying = [name for axis in results.plan.study.axes_in_order for name in axis.options]
@@ -137,7 +137,7 @@ def write_long_forms(results: StudyResults, folder: Path, *, parquet: bool = Tru
         if not parquet:
             return ""
         for name, table in tables.items():
-            write_parquet(table, folder / f"{name}.parquet")
+            _write_parquet(table, folder / f"{name}.parquet")
     except ConfigError as e:
         return str(e)
     except OSError as e:
@@ -145,7 +145,7 @@ def write_long_forms(results: StudyResults, folder: Path, *, parquet: bool = Tru
     return ""
 
 
-def write_parquet(table: LongForm, path: Path) -> None:
+def _write_parquet(table: LongForm, path: Path) -> None:
     """Write `table`; `ConfigError` without pyarrow."""
     try:
         import pyarrow

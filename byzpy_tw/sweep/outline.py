@@ -7,15 +7,13 @@ from byzpy_tw.sweep.estimate import Estimate
 from byzpy_tw.sweep.grid import EXCLUDED, grid_of_plan
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.plan import Plan, value_text
-from byzpy_tw.sweep.study import Axis, Study
+from byzpy_tw.sweep.study import RULE_OPTIONS, Axis, Study
 from byzpy_tw.text import clip
-
-CHAIN = ("pre_aggregator", "aggregator")  # an axis of whole chains
 
 
 def varies_more(plan: Plan) -> bool:
     """Return whether other options vary than rules, attacks and seeds."""
-    return not set(plan.varying) <= {"attack", *CHAIN}
+    return not set(plan.varying) <= {"attack", *RULE_OPTIONS}
 
 
 def size_text(plan: Plan) -> str:
@@ -34,14 +32,14 @@ def axis_lines(plan: Plan) -> list[str]:
 
 
 def _name(axis: Axis) -> str:
-    if axis.options == CHAIN:
+    if axis.options == RULE_OPTIONS:
         return "rules"
     return ", ".join(map(toml_key, axis.options))
 
 
 def _values(axis: Axis) -> str:
     """Return the values of an axis: those of several options in brackets, chains as one text."""
-    if axis.options == CHAIN:
+    if axis.options == RULE_OPTIONS:
         return ", ".join(" | ".join([*before, rule]) for before, rule in axis.values)
     texts = [", ".join(map(value_text, values)) for values in axis.values]
     return ", ".join(texts if len(axis.options) == 1 else (f"({text})" for text in texts))

@@ -16,7 +16,7 @@ from byzpy_tw.config.run_config import RunConfig, flag
 from byzpy_tw.records.metrics import DEFAULT, KINDS
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.sweep import text
-from byzpy_tw.sweep.comparison import recorded_chance
+from byzpy_tw.sweep.findings import recorded_chance
 from byzpy_tw.sweep.grid import Cell, command_words
 from byzpy_tw.sweep.paired import t_quantiles
 from byzpy_tw.sweep.pivot import (
@@ -28,6 +28,7 @@ from byzpy_tw.sweep.pivot import (
 )
 from byzpy_tw.sweep.plan import Plan
 from byzpy_tw.sweep.results import CellResult, RunResult
+from byzpy_tw.sweep.study import RULE_OPTIONS
 from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.tasks.metric import Metric
 
@@ -85,7 +86,7 @@ def page_dimensions(plan: Plan) -> list[Dimension]:
     """Return the axes of `plan`, and whole pipelines where both of their parts are axes."""
     found = list(dimensions(plan))
     whole = pipeline_dimension(plan)
-    rules = [d for d in found if d.name in ("pre_aggregator", "aggregator")]
+    rules = [d for d in found if d.name in RULE_OPTIONS]
     return [whole, *found] if whole is not None and len(rules) == 2 else found
 
 
@@ -122,7 +123,7 @@ def _first_view(plan: Plan, shown: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def _aliases(dimension: Dimension) -> set[str]:
-    rules = {"pre_aggregator", "aggregator"} & set(dimension.options)
+    rules = set(RULE_OPTIONS) & set(dimension.options)
     return {*dimension.options, *({PIPELINE} if rules else ())}
 
 
@@ -269,7 +270,7 @@ def setting(results: StudyResults) -> str:
         ("num_honest", "num_byz"): f"{base.num_honest} honest and {base.num_byz} Byzantine nodes",
         ("f",): f"f = {base.f}",
         ("attack",): f"attack {base.attack}",
-        ("pre_aggregator", "aggregator"): base.pipeline,
+        RULE_OPTIONS: base.pipeline,
     }
     parts = [words for names, words in told.items() if fixed(*names)]
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 5 else ", ".join(map(str, seeds))

@@ -15,7 +15,6 @@ from itertools import combinations
 from attrs import field, frozen
 
 from byzpy_tw.sweep.pivot import (
-    Dimension,
     Key,
     Value,
     dimensions,
@@ -179,8 +178,3 @@ def words(comparison: Comparison, metric: Metric) -> str:
     shown = [f"{name} p = {p:.3g}" for name, p in tests.items() if p is not None]
     left = f"{comparison.left_out} of {comparison.left_out + comparison.cells} cells left out"
     return "; ".join([told, *shown, *([left] if comparison.left_out else [])])
-
-
-def comparable(results: StudyResults) -> list[Dimension]:
-    """Return the axes whose values can be compared."""
-    return list(dimensions(results.plan))

@@ -19,13 +19,13 @@ from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep.plan import Plan, PlannedRun
 from byzpy_tw.sweep.results import CellResult
+from byzpy_tw.sweep.study import RULE_OPTIONS
 from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.tasks.metric import Metric
 
 PIPELINE = "pipeline"
 WORST = "worst case"  # the label of the worst value over an axis
 LEFT_OUT = "left out"  # the status of a combination that the study has no run of
-_RULES = ("pre_aggregator", "aggregator")
 _SPEAKING = ("attack", PIPELINE, "aggregator")  # their labels are understood by themselves
 
 Key = tuple[str, ...]  # a label for each dimension of the rows, or of the columns
@@ -60,12 +60,12 @@ class Dimension:
 
 def dimensions(plan: Plan) -> tuple[Dimension, ...]:
     """Return the axes of `plan` that have several values, in order, but for the seeds."""
-    made = (_dimension(axis.options, plan) for axis in plan.study.axes_in_order[:-1])
+    made = (_dimension(axis.options, plan) for axis in plan.study.setting_axes)
     return tuple(dimension for dimension in made if len(dimension.values) > 1)
 
 
 def _dimension(options: tuple[str, ...], plan: Plan) -> Dimension:
-    name = PIPELINE if set(options) == set(_RULES) else options[0]
+    name = PIPELINE if set(options) == set(RULE_OPTIONS) else options[0]
     seen = {tuple(run.point.get(o, "") for o in options) for run in plan.runs}
     short = len({texts[0] for texts in seen}) == len(seen)
     made = Dimension(name, options, (), short=short)
@@ -75,7 +75,7 @@ def _dimension(options: tuple[str, ...], plan: Plan) -> Dimension:
 def pipeline_dimension(plan: Plan) -> Dimension | None:
     """Return the dimension of whole pipelines; None where there is only one."""
     labels = tuple(dict.fromkeys(run.config.pipeline for run in plan.runs))
-    return Dimension(PIPELINE, _RULES, labels) if len(labels) > 1 else None
+    return Dimension(PIPELINE, RULE_OPTIONS, labels) if len(labels) > 1 else None
 
 
 def find_dimension(plan: Plan, name: str) -> Dimension:
@@ -115,7 +115,7 @@ def default_view(plan: Plan) -> View:
     """Return pipelines down and attacks across, or the first two axes there are."""
     names = [dimension.name for dimension in dimensions(plan)]
     rows = [PIPELINE] if pipeline_dimension(plan) is not None else []
-    rest = [name for name in names if name not in (*_RULES, PIPELINE)]
+    rest = [name for name in names if name not in (*RULE_OPTIONS, PIPELINE)]
     columns = ["attack"] if "attack" in rest else rest[:1] if rows else rest[1:2]
     rows = rows or [name for name in rest if name not in columns][:1]
     return View(rows=tuple(rows), columns=tuple(columns))
@@ -193,7 +193,7 @@ def pivot(results: StudyResults, view: View, metric: Metric, kind: str = "final"
 
     Raises `ConfigError` for a view that the study does not have.
     """
-    rows, columns, over = resolve_view(results.plan, view)
+    rows, columns, over = _resolve_view(results.plan, view)
     wanted = {find_dimension(results.plan, name): label for name, label in view.fixed.items()}
     found: dict[tuple[Key, Key], dict[Key, Value]] = {}
     for run, cell in results.cells:
@@ -217,7 +217,7 @@ def pivot(results: StudyResults, view: View, metric: Metric, kind: str = "final"
     )  # fmt: skip
 
 
-def resolve_view(
+def _resolve_view(
     plan: Plan, view: View
 ) -> tuple[tuple[Dimension, ...], tuple[Dimension, ...], tuple[Dimension, ...]]:
     """Return the dimensions of the rows, of the columns, and those that count as their worst.

@@ -69,13 +69,13 @@ class Plan:
         for run in self.runs:
             for name, text in run.point.items():
                 found.setdefault(name, {})[text] = None
-        inner = self.study.axes_in_order[-1].options
+        inner = self.study.seed_axis.options
         return {n: tuple(v) for n, v in found.items() if len(v) > 1 and n not in inner}
 
     @cached_property
     def cells(self) -> dict[tuple[tuple[str, str], ...], tuple[PlannedRun, ...]]:
         """The runs of each point without its seed, by the names and texts of its options."""
-        inner = self.study.axes_in_order[-1].options
+        inner = self.study.seed_axis.options
         found: dict[tuple[tuple[str, str], ...], list[PlannedRun]] = {}
         for run in self.runs:
             cell = tuple(item for item in run.point.items() if item[0] not in inner)
@@ -164,7 +164,7 @@ def _where(study: Study, options: Mapping[str, Any], error: str) -> str:
     """Return where on the axes options make no configuration; empty for an error of all points."""
     if all(_error(RunConfig, point) == error for point in study.points()):
         return ""
-    varying = [name for axis in study.axes_in_order[:-1] for name in axis.options]
+    varying = [name for axis in study.setting_axes for name in axis.options]
     shown = dict.fromkeys([*varying, *(name for name in _COUNTS if name in options)])
     told = ", ".join(f"{toml_key(name)} = {value_text(options[name])}" for name in shown)
     return f" (where {clip(told, 200)}: leave the combination out by exclude)"

@@ -44,7 +44,7 @@ class RecordedRuns:
         in_line = of_line(run, self.lines.get(run.folder, {}))
         return (in_line is not None and in_line.is_over) or is_done(run, self.folder)
 
-    def run_times(self, runs: Iterable[PlannedRun]) -> list[Measured]:
+    def read_times(self, runs: Iterable[PlannedRun]) -> list[Measured]:
         """Return the times of those of `runs` that finished, and are recorded in a line."""
         found = []
         for run in runs:

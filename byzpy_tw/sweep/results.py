@@ -156,18 +156,11 @@ class CellResult:
         """
         return self.figures(self.metric)["final"]
 
-    @property
-    def worst(self) -> float | None:
-        """The worst of any seed, over the last fifth of its evaluations."""
-        return self.figures(self.metric)["worst"]
-
-    @property
-    def best(self) -> float | None:
-        """The best of any seed, over all evaluations."""
-        return self.figures(self.metric)["best"]
-
     def figures(self, metric: Metric) -> dict[str, float | None]:
-        """Return the final, the worst and the best value of `metric` over the seeds."""
+        """Return the final, the worst and the best value of `metric` over the seeds.
+
+        The worst is over the last fifth of the evaluations, the best over all of them.
+        """
         over: dict[str, Callable[[list[float]], float | None]]
         over = {"final": mean, "worst": metric.worst, "best": metric.best}
         found = {kind: self.by_seed(metric, kind) for kind in over}

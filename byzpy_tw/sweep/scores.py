@@ -41,7 +41,10 @@ def _best(metric: Metric, outcomes: Sequence[CellResult]) -> float:
 
 
 def is_far(metric: Metric, good: float, best: float) -> bool:
-    """Return whether the goodness `good` is that of a collapse, the best being `best`."""
+    """Return whether a cell of the goodness `good` has collapsed, where the best has `best`.
+
+    A share collapses by 30 points below the best, another metric relative to the best value.
+    """
     if math.isinf(good):
         return True
     return best - good >= COLLAPSE if metric.is_share else _relative(metric, good, best) >= 1

@@ -162,7 +162,7 @@ def choose(
     metric = find_metric(selection, conclusive)
     over = axis_options(plan.study, selection.over)
     worst_over = axis_options(plan.study, selection.worst_over)
-    apart = {*over, *worst_over, *SEEDS, *plan.study.axes_in_order[-1].options}
+    apart = {*over, *worst_over, *SEEDS, *plan.study.seed_axis.options}
     points = _grouped(plan.runs, lambda name: name not in apart)
     return tuple(
         _choose(point, runs, over, worst_over, metric, ended, failed or {})

@@ -20,6 +20,8 @@ from byzpy_tw.sweep.arithmetic import Expression, parse_expression
 # Of one run alone: two runs at a time could not listen on one port.
 OPTIONS_OF_ONE_RUN = ("run_dir", "quiet", "json", "web", "save_model")
 
+RULE_OPTIONS = ("pre_aggregator", "aggregator")  # of a whole pipeline, in its order
+
 
 def may_vary(option: str) -> bool:
     """Return whether an option can be an axis: whether it decides the records of a run."""
@@ -65,12 +67,21 @@ class Study:
     differences: tuple[tuple[str, str, str], ...] = ()
 
     @property
-    def axes_in_order(self) -> tuple[Axis, ...]:
-        """The axes with that of the seeds last: it is innermost, and always there."""
-        others = [axis for axis in self.axes if "seed" not in axis.options]
+    def seed_axis(self) -> Axis:
+        """The axis of the seeds, which is always there; other options may change with them."""
         first = self.options.get("seed", OPTIONS["seed"].default)
         seeds = Axis(("seed",), tuple((first + i,) for i in range(self.repetitions)))
-        return (*others, next((axis for axis in self.axes if "seed" in axis.options), seeds))
+        return next((axis for axis in self.axes if "seed" in axis.options), seeds)
+
+    @property
+    def setting_axes(self) -> tuple[Axis, ...]:
+        """The axes but for that of the seeds."""
+        return tuple(axis for axis in self.axes if "seed" not in axis.options)
+
+    @property
+    def axes_in_order(self) -> tuple[Axis, ...]:
+        """The axes with that of the seeds last: it is innermost."""
+        return (*self.setting_axes, self.seed_axis)
 
     @property
     def combinations(self) -> int:

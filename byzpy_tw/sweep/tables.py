@@ -82,7 +82,7 @@ def _and_more(places: Sequence[str], most: int = 6) -> str:
     return ", ".join(places[:most]) + more
 
 
-def best_rows(pivot: Pivot, column: Key) -> set[Key]:
+def _best_rows(pivot: Pivot, column: Key) -> set[Key]:
     """Return the rows with the best mean of a column.
 
     None where there is only one value, and where the rows are attacks: nobody chooses the
@@ -100,7 +100,7 @@ def _texts(
     pivot: Pivot, statistic: str | None, escape: Callable[[str], str], bold: Callable[[str], str]
 ) -> list[list[str]]:
     """Return the lines below the head: labels of the row, then cells, the best of each bold."""
-    best = {column: best_rows(pivot, column) for column in pivot.columns}
+    best = {column: _best_rows(pivot, column) for column in pivot.columns}
     lines = []
     for row in pivot.rows:
         cells = [

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from byzpy_tw.report.summary import NO_CHOICE
-from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
 from byzpy_tw.sweep.conclusions import value_text
+from byzpy_tw.sweep.findings import Finding, findings, recorded_chance
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
@@ -68,18 +68,6 @@ def out_text(outcome: CellResult) -> str:
         faulty = "" if share is None else f"B {percent(share, 0)} "
         parts.append(f"out {faulty}H {percent(honest, 0)}")
     return " ".join(parts)
-
-
-def table(
-    grid: Grid,
-    outcomes: Sequence[CellResult],
-    progress: Callable[[Cell], str] = lambda cell: "",
-    *,
-    brief: bool = False,
-) -> list[str]:
-    """Return the lines of the table; in a `brief` one a cell is its final value."""
-    rows = styled_table(grid, outcomes, progress, brief=brief)
-    return ["".join(part for part, _ in row).rstrip() for row in rows]
 
 
 def styled_table(

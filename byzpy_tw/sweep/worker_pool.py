@@ -12,12 +12,11 @@ from typing import Any
 from attrs import asdict, define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import RunFailed, error_from_code, format_error
-from byzpy_tw.processes.launcher import Launcher
+from byzpy_tw.processes.launcher import ChildProtocol, Launcher
 from byzpy_tw.sweep.execution import RunEnd
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.worker import ANSWERS, PROGRAM, Setup
@@ -31,10 +30,11 @@ class WorkerDied(Exception):
     """A worker's process ended in the middle of a run; the text says how."""
 
 
-class Worker(ProcessProtocol):
+class Worker(ChildProtocol):
     """One worker process, from the sweep's side."""
 
-    def __init__(self, setup: Setup, say: Callable[[str], None]) -> None:
+    def __init__(self, reactor: Any, setup: Setup, say: Callable[[str], None]) -> None:
+        super().__init__(reactor)
         self._setup, self._say = setup, say
         self._heard = {1: b"", 2: b"", ANSWERS: b""}
         self._run: Deferred[RunEnd] | None = None
@@ -79,6 +79,7 @@ class Worker(ProcessProtocol):
             run.callback(RunEnd(**answer))
 
     def processEnded(self, reason: Failure) -> None:
+        super().processEnded(reason)
         how = _how_it_ended(reason.value)
         self.over = True
         if not self.ready.called:
@@ -163,7 +164,7 @@ class WorkerPool:
         # One after another: what the first one downloads, the others find.
         await self._starting.acquire()
         try:
-            worker = Worker(self._setup, self._say)
+            worker = Worker(self._reactor, self._setup, self._say)
             self._workers = [w for w in self._workers if not w.over] + [worker]
             pipes: dict[int, str | int] = {0: "w", 1: "r", 2: "r", ANSWERS: "r"}
             if self._lock is not None:

@@ -7,19 +7,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall, IProcessTransport
-from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import BadAddress, ServerUnreachable
 from byzpy_tw.events import LocalServerRestarted
 from byzpy_tw.processes.child_program import ChildProgram
-from byzpy_tw.processes.launcher import Launcher
+from byzpy_tw.processes.launcher import ChildProtocol, Launcher
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.transports import Address
@@ -32,10 +31,11 @@ MAX_ANNOUNCEMENT_BYTES = 1000
 STOP_SECONDS = 5.0  # before a server that does not stop is killed
 
 
-class _ServerProcess(ProcessProtocol):
+class _ServerProcess(ChildProtocol):
     """One server process: its output goes to a file, its address comes through a pipe."""
 
-    def __init__(self, log: IO[bytes]) -> None:
+    def __init__(self, reactor: Any, log: IO[bytes]) -> None:
+        super().__init__(reactor)
         self._log = log
         self._line = self._announcement = b""
         self.started = False  # whether it has listened
@@ -77,6 +77,7 @@ class _ServerProcess(ProcessProtocol):
             self.ready.callback(address)
 
     def processEnded(self, reason: Failure) -> None:
+        super().processEnded(reason)
         self._log.close()
         if not self.ready.called:
             why = f"a local server stopped while starting ({reason.getErrorMessage()})"
@@ -119,7 +120,8 @@ class LocalServers:
 
     def _launch(self, number: int, port: int) -> _ServerProcess:
         log = open(self.log_folder / f"server-{number}.log", "ab")
-        server, pipes = _ServerProcess(log), {0: "w", 1: "r", 2: "r", ANNOUNCEMENT: "r"}
+        server = _ServerProcess(self._reactor, log)
+        pipes: dict[int, str | int] = {0: "w", 1: "r", 2: "r", ANNOUNCEMENT: "r"}
         self._launcher.launch(self._reactor, server, self._program(port), pipes)
         return server
 

@@ -13,16 +13,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.records.metrics import described_chance
-from byzpy_tw.sweep.comparison import Finding, Position, judge
 from byzpy_tw.sweep.conclusions import sentences
+from byzpy_tw.sweep.findings import Finding, Position, judge
 from byzpy_tw.sweep.grid import Grid
 from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.results import CellResult
-from byzpy_tw.sweep.text import notes, table
+from byzpy_tw.sweep.text import notes
 from byzpy_tw.tasks import Classification
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 from byzpy_tw.tasks.task import chance_of
-from tests.sweep_grids import ended, grid, outcome, results_of
+from tests.studies import axis, make_study
+from tests.studies import results_of as study_results_of
+from tests.sweep_grids import ended, grid, outcome, results_of, table_of
 
 BELOW_ROW, BELOW_COLUMN, NEAR_CHANCE, DIVERGED = Finding
 ERRORS = Metric("errors", better="lower", format=".1%")
@@ -70,8 +72,8 @@ class JudgeTests(SynchronousTestCase):
         for at, value in values.items():
             told = found.get(at, frozenset())
             self.assertEqual(told == {DIVERGED}, value is None)
-            for axis, finding in ((0, BELOW_ROW), (1, BELOW_COLUMN)):
-                line = [v for place, v in values.items() if place[axis] == at[axis]]
+            for i, finding in ((0, BELOW_ROW), (1, BELOW_COLUMN)):
+                line = [v for place, v in values.items() if place[i] == at[i]]
                 known = [v for v in line if v is not None]
                 if value is not None:
                     self.assertEqual(finding in told, max(known) - value >= 0.3)
@@ -180,7 +182,7 @@ class SentenceTests(SynchronousTestCase):
                 "nnm | median has the best worst case: 90.0 % under alie.",
             ],
         )
-        drawn = "\n".join(table(made, outcomes))
+        drawn = "\n".join(table_of(made, outcomes))
         for marked in ("17.2!", "17.0!", "50.0!", "37.8!", "10.0!"):
             self.assertIn(marked, drawn)
         self.assertNotRegex(drawn, r"9\d\.\d!")
@@ -312,4 +314,16 @@ class SentenceTests(SynchronousTestCase):
                 "By mean error: krum collapses under alie (3.5 m); at its best it reaches 1 m "
                 "without an attack.",
             ],
+        )
+
+
+class PointTests(SynchronousTestCase):
+    def test_of_cells_with_several_seeds(self) -> None:
+        """A cell's point in lab.json has no option that changes with the seed."""
+        seeds = axis("seed", "data_seed", values=[(1, 3), (2, 4)])
+        study = make_study(seeds, axis("aggregator", values=["mean", "median"]))
+        found = figures(study_results_of(study, lambda point: 0.5))["cells"]
+        told = [(cell["point"], [run["seed"] for run in cell["runs"]]) for cell in found]
+        self.assertEqual(
+            told, [({"aggregator": "mean"}, [1, 2]), ({"aggregator": "median"}, [1, 2])]
         )
