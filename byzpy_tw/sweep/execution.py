@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,12 @@ from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CELLS, CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.in_memory import RecordsInMemory
 from byzpy_tw.records.resume import new_resume_point, reopen
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.result_lines import line_of
-from byzpy_tw.sweep.results import UNREADABLE_ERRORS, of_record, read
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, of_record
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
 from byzpy_tw.trainer.training import initial_config_json
@@ -87,8 +85,6 @@ class RunExecutor:
             if not isinstance(e, ByzpyTwError):  # a bug: it ends its cell only
                 self.log.failure("{folder} failed", failure=Failure(), folder=run.folder)
             return _end_with(e, recorded=False)
-        finally:
-            self._remove_checkpoints(run, config)
         if error is None:
             return RunEnd(line=line)
         recorded = line is not None if self._one_line else recorded
@@ -102,17 +98,6 @@ class RunExecutor:
         if threads not in self._pools:
             self._pools[threads] = prestarted_pool(threads)
         return self._pools[threads]
-
-    def _remove_checkpoints(self, run: PlannedRun, config: RunConfig) -> None:
-        """Remove those of a run that is over, unless there is an interval for them."""
-        path = run_path(self.folder, run)
-        if config.checkpoint_interval is None and not self._one_line and path.is_dir():
-            with suppress(OSError):
-                checkpoints = list_checkpoints(path)
-                result = read(run, path) if checkpoints else None
-                if result is not None and result.is_over:
-                    for checkpoint in checkpoints.values():
-                        checkpoint.unlink()
 
     def handle(self, event: Event | ServersKnown) -> None:
         """Say a run's warnings and incidents, such as a lost server."""

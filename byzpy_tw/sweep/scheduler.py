@@ -11,6 +11,7 @@ Cancelling ends the current runs in order, and leaves the finished ones as they 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.output.event_text import describe
 from byzpy_tw.plugins import Registry
 from byzpy_tw.processes.launcher import Launcher
+from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.execution import RunEnd, RunExecutor, run_path
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.plan import PlannedRun
@@ -101,11 +103,7 @@ class Sweep:
 
     def outcome(self, cell: Cell) -> CellResult:
         """Return the result of `cell`, as far as its runs have ended."""
-        return CellResult(
-            cell=cell,
-            ended=tuple(self._ended[r.folder] for r in cell.runs if r.folder in self._ended),
-            failures=tuple(self._failed[r.folder] for r in cell.runs if r.folder in self._failed),
-        )
+        return self.results.outcome(cell)
 
     def outcomes(self) -> list[CellResult]:
         return [self.outcome(cell) for cell in self.grid.cells]
@@ -236,6 +234,15 @@ class Sweep:
             self._failed[run.folder] = ended.error
         elif result is not None:
             self._ended[run.folder] = result
+        if result is not None and result.is_over and result.has_folder:
+            self._remove_checkpoints(run)
+
+    def _remove_checkpoints(self, run: PlannedRun) -> None:
+        """Remove those of a run that is over, unless there is an interval for them."""
+        if run.config.checkpoint_interval is None:
+            with suppress(OSError):
+                for checkpoint in list_checkpoints(self.path(run)).values():
+                    checkpoint.unlink()
 
     def _say(self, line: str) -> None:
         """Show a line about a run, once."""
