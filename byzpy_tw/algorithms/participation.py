@@ -100,11 +100,16 @@ class Participation:
     sizes: tuple[RoundSize, ...]
     seen: int
 
+    @property
+    def largest(self) -> int:
+        """The number of nodes that are asked in the largest round."""
+        return max(size.n for size in self.sizes)
+
     def describe(self, config: RunConfig) -> str:
         """Return how many nodes take part in a round, in words; empty for all, with ``--f``."""
         if all((size.n, size.f) == (config.n, config.f) for size in self.sizes):
             return ""
-        take = "take part" if max(size.n for size in self.sizes) > 1 else "takes part"
+        take = "take part" if self.largest > 1 else "takes part"
         asked = number_range(size.n for size in self.sizes)
         faulty = number_range(size.f for size in self.sizes)
         told = "" if all(size.f == config.f for size in self.sizes) else f" (--f {config.f})"

@@ -93,7 +93,7 @@ class Round:
 
     def __attrs_post_init__(self) -> None:
         if not self.participants:
-            self.participants = range(self.num_honest + self.num_byz)
+            self.participants = range(self.population)
         self._awaited = set(self.participants)
         self.honest_asked = sum(node < self.num_honest for node in self.participants)
         self._honest_awaited = self.honest_asked
@@ -105,6 +105,11 @@ class Round:
     def n(self) -> int:
         """Return the number of participants."""
         return len(self.participants)
+
+    @property
+    def population(self) -> int:
+        """Return the number of the run's nodes, which may be more than the participants."""
+        return self.num_honest + self.num_byz
 
     def is_awaited(self, node: int) -> bool:
         """Tell whether the outcome of `node` is open."""
@@ -235,7 +240,7 @@ class Round:
 
     @property
     def _asked_nodes(self) -> str:
-        what = "nodes" if self.n == self.num_honest + self.num_byz else "participants"
+        what = "nodes" if self.n == self.population else "participants"
         return f"n = {self.n} {what}"
 
     def _refusals_for(self, *reasons: Reason) -> list[Refusal]:

@@ -273,28 +273,27 @@ class RoundRunner:
 
     def _replace_vectors(self, nodes: Sequence[int]) -> None:
         for node in nodes:
-            row = self.collector.matrix[node]
+            row = self.collector.rows.row(node)
             row.copy_(self.algorithm.receive(self._state, node, row))
 
     def _reveal(self, round: Round, f: int) -> Revealed:
         """Return the knowledge that travels in this round, the rules' f being `f`."""
         nodes = round.honest_accepted
-        rows = self.collector.matrix[: round.num_honest]
-        if len(nodes) < round.num_honest:
-            rows = rows[list(nodes)]
+        rows = self.collector.rows.of(nodes)
         with thread_limit(self._threads):
             return self.algorithm.reveal(self._state, nodes, rows, f)
 
     def _advance(self, gathered: GatheredRound, keep: bool) -> _Step:
         """Go from the vectors to the next state, in one visit to the pool; `keep` that state."""
-        round, verdict, matrix = gathered.round, gathered.verdict, self.collector.matrix
+        round, verdict = gathered.round, gathered.verdict
+        rows = self.collector.rows.of(verdict.nodes)
         with thread_limit(self._threads):
-            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, matrix)
+            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, rows)
         gathered.stopwatch.lap("aggregate")
         self.rounds_done = None
         try:
             self._state = self.algorithm.advance(
-                self._state, verdict.nodes, matrix, aggregated, gathered.attack_memory,
+                self._state, verdict.nodes, rows, aggregated, gathered.attack_memory,
                 reuse=True, lent=self._readers > 0,
             )  # fmt: skip
         except Diverged as e:

@@ -87,9 +87,10 @@ class Contributions:
 
     def _check_rows(self) -> Iterator[str]:
         now, config = self.now, self.history.schedule.config
-        accepted = {n: now.matrix[n] for n in now.nodes if n < config.num_honest}
-        for node in now.nodes:
-            row, frames = now.matrix[node], self._first.get(node, [])
+        rows = dict(zip(now.nodes, now.rows, strict=True))
+        accepted = {n: row for n, row in rows.items() if n < config.num_honest}
+        for node, row in rows.items():
+            frames = self._first.get(node, [])
             sent = [f for f in frames if self._equals_row(node, _vector(f), row)]
             if not config.in_process and not frames:
                 yield f"{self._where}: node {node} was used, and its server sent no vector of it"
