@@ -96,4 +96,4 @@ class ClusterCase(SynchronousTestCase):
         return cluster
 
     def lives(self, cluster: Cluster) -> dict[str, list[int]]:
-        return {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
+        return {state.name: list(state.nodes) for state in cluster.server_states()}

@@ -16,6 +16,7 @@ from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
+from byzpy_tw.records.membership import read_nodes
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.rounds.round_rows import RoundRows
@@ -85,7 +86,7 @@ class RecomputedRound:
 
 def _server(placement: Any, node: int) -> str:
     for name, nodes in placement.items() if isinstance(placement, dict) else ():
-        if isinstance(nodes, list) and node in nodes:
+        if node in (read_nodes(nodes) or ()):
             return f" (at the start on {clean_value(name)})"
     return ""
 

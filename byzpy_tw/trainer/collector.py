@@ -79,6 +79,10 @@ class Collector:
         if node not in self._complete:
             self._buffers.pop(node, None)
 
+    def release(self, node: int) -> None:
+        """Forget where `node` lives, which no round asks for now."""
+        self._servers.pop(node, None)
+
     def forget(self, server: Server) -> None:
         """Note that nothing more comes from `server`."""
         self._receiving.pop(server, None)
@@ -87,7 +91,7 @@ class Collector:
     def server_of(self, node: int) -> Server | None:
         return self._servers.get(node)
 
-    def nodes_on(self, server: Server, among: range) -> list[int]:
+    def nodes_on(self, server: Server, among: Iterable[int]) -> list[int]:
         """Return those of `among` that live on `server`, in order."""
         return [node for node in among if self._servers.get(node) is server]
 

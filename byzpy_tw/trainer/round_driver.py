@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from attrs import define, field
@@ -63,18 +63,18 @@ class RoundDriver:
 
     async def collect_honest(self) -> None:
         """Wait until the outcome of each honest node is known."""
-        nodes = range(self._config.num_honest)
+        nodes = [n for n in self.round.participants if n < self.round.num_honest]
         self._ask(nodes)
         await self._until(lambda r: r.honest_complete, nodes)
 
     async def collect_byzantine(self, attack_input: AttackInput) -> None:
         """Wait until the outcome of each Byzantine node is known."""
         self._attack_input = attack_input
-        nodes = range(self._config.num_honest, self._config.n)
+        nodes = [n for n in self.round.participants if n >= self.round.num_honest]
         self._ask(nodes)
         await self._until(lambda r: r.complete, nodes)
 
-    def _ask(self, nodes: range) -> None:
+    def _ask(self, nodes: Sequence[int]) -> None:
         for server in self._cluster.servers():
             self.on_assigned(server, self._collector.nodes_on(server, nodes))
 
@@ -128,14 +128,14 @@ class RoundDriver:
         for node in nodes:
             self._collector.refuse(node, Reason.LOST, why)
 
-    async def _until(self, enough: Callable[[Round], bool], nodes: range) -> None:
+    async def _until(self, enough: Callable[[Round], bool], nodes: Sequence[int]) -> None:
         self._deadlines.watched = nodes
         done = self._collector.wait_until(enough)
         self._arm()
         try:
             await done
         finally:
-            self._deadlines.watched = range(0)
+            self._deadlines.watched = ()
             self._arm()
 
     def _arm(self) -> None:

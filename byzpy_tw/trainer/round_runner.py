@@ -158,6 +158,7 @@ class RoundRunner:
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
         asked = await self._participants()
+        await self.cluster.place(asked.nodes)
         round = Round(
             number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes
         )
@@ -182,10 +183,10 @@ class RoundRunner:
                 )
                 await self._receive(round.usable[len(round.honest_accepted) :])
             else:
-                round.mark_not_asked(range(config.num_honest, config.n), _no_attack(round))
+                round.mark_not_asked(round.participants, _no_attack(round))
         finally:
             driver.end()
-        self.collector.expire(range(config.n))
+        self.collector.expire(round.participants)
         watch.lap("byzantine")
         verdict = round.verdict(computable)
         if isinstance(verdict, Halt):

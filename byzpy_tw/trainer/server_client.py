@@ -191,6 +191,9 @@ class RemoteServer:
         asked = [commands.SpawnNodes(self._run, part) for part in _parts(nodes)]
         return {digest for request in asked for digest in (await self.ask(request)).attacks}
 
+    async def register(self, most: int, attack: str | None) -> set[str]:
+        return set((await self.ask(commands.RegisterNodes(self._run, most, attack))).attacks)
+
     async def ask(self, request: CommandRequest[A], *, seconds: float = ANSWER_SECONDS) -> A:
         """Return the server's answer; raises an error that names the server without one."""
         if self._control is None or self.lost:

@@ -213,12 +213,13 @@ class Training:
     def _make_cluster(
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
-        config = self.config
+        config, asked = self.config, self.rules.participation.largest
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=is_local(self.registry, config.partition),
             devices=list(self._description.texts_before("devices").values()),
             attack=prepared.attack,
+            most_asked=None if asked == config.n else asked,
             data_digests=self._description.texts_before("data_digests"),
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self._handle)
@@ -236,7 +237,7 @@ class Training:
             ):  # fmt: skip
                 self.views.notice(line)
         await cluster.start()
-        placement = {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
+        placement = cluster.assignments()
         self.views.handle(NodesPlaced(placement, config.num_honest))
         description = self._description.begin(prepared, cluster.entries, placement, self._processes)
         self._summary.metrics = described_metrics(description)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from attrs import frozen
 
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
@@ -15,8 +17,36 @@ from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from byzpy_tw.workers.validation import training_indices
 
+MANY = 1000  # shards that are kept in one array
 
-def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
+
+@frozen(eq=False)
+class Shards(Sequence[np.ndarray]):
+    """Many shards, of which each is a range of one array of indices."""
+
+    _indices: np.ndarray
+    _begins: np.ndarray
+    _sizes: np.ndarray
+
+    @classmethod
+    def of(cls, shards: Sequence[np.ndarray]) -> Shards:
+        parts, places, begins, end = [], dict[int, int](), [], 0
+        for shard in shards:
+            if id(shard) not in places:  # nodes may share one
+                places[id(shard)], end = end, end + len(shard)
+                parts.append(shard)
+            begins.append(places[id(shard)])
+        return cls(np.concatenate(parts), np.array(begins), np.array([*map(len, shards)]))
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def __getitem__(self, number: Any) -> Any:
+        begin = self._begins[number]
+        return self._indices[begin : begin + self._sizes[number]]
+
+
+def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> Sequence[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
     What is kept aside for validation is in none of them: the partition cuts the rest.
@@ -40,7 +70,7 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
             f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked again: "
             "it draws from a generator that nobody seeds; draw from the stream that it is handed"
         )
-    return shards
+    return shards if len(shards) < MANY else Shards.of(shards)
 
 
 def _targets_for(
