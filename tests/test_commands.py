@@ -21,8 +21,11 @@ REQUESTS: list[tuple[Any, dict[bytes, bytes]]] = [
     (commands.OpenStream(b"\x00t"), {b"ticket": b"\x00t"}),
     (
         commands.SpawnNodes("r", [NodeSpec(node=3, shard=0, attack="nan")]),
-        commands.RegisterNodes("r", 100, "nan"),
         {b"run": b"r", b"nodes": b'[[3, 0, "nan"]]'},
+    ),
+    (
+        commands.RegisterNodes("r", 100, "nan"),
+        {b"run": b"r", b"most": b"100", b"attack": b"nan"},
     ),
     (
         commands.Compute("r", 5, [1, 12]),

@@ -14,7 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.rounds.round import Round
 from byzpy_tw.rounds.round_rows import RoundRows
+from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.round_driver import RoundDriver
 from byzpy_tw.trainer.round_runner import RoundRunner
 from tests.simulation.__main__ import main
 from tests.simulation.history import History, registry
@@ -155,6 +157,12 @@ class BrokenTrainerTests(SynchronousTestCase):
         """One that asks all nodes, though some take part."""
         self.patch(Round, "wants", lambda self, node: node not in self.refusals)
         self.change(RoundRows, "begin", lambda right: lambda self, *_: right(self, range(100)))
+        self.change(
+            Cluster, "place", lambda right: lambda self, _: right(self, range(self.placement.nodes))
+        )
+        self.change(
+            RoundDriver, "_ask", lambda right: lambda self, _: right(self, range(self._config.n))
+        )
         partial = (s for s in map(drawn, range(60)) if s.config.algorithm == SAMPLED)
         self.assertCaught("were asked, who take no part", partial)
 

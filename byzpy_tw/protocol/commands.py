@@ -6,9 +6,9 @@ No argument is large: tensors travel as frames on a connection of their own (`Op
 announced by the commands that need them.
 
 The order: `Hello`; `OpenRun`; `OpenStream` on a second connection, with the ticket;
-`SpawnNodes`, or `RegisterNodes` where rounds ask some nodes only; then, each round, a parameters frame and `Compute`, then perhaps frames for the
-attacks' knowledge and `Attack`; `CloseRun`.  `Ping` at any time after `Hello`.  `Leave` when a
-server is stopped.
+`SpawnNodes`, or `RegisterNodes` where rounds ask some nodes only; then, each round, a parameters
+frame and `Compute`, then perhaps frames for the attacks' knowledge and `Attack`; `CloseRun`.
+`Ping` at any time after `Hello`.  `Leave` when a server is stopped.
 """
 
 from __future__ import annotations

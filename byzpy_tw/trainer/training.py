@@ -48,7 +48,12 @@ from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.finished_run import check_attack, save_final_model
 from byzpy_tw.trainer.handshake import gather_all
-from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
+from byzpy_tw.trainer.preparation import (
+    Prepared,
+    budget_notices,
+    guarantee_notices,
+    prepare_data,
+)
 from byzpy_tw.trainer.provenance import add_process, begun_at, now
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
@@ -126,7 +131,10 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
+        for line in (
+            *unused_notices(self.config), *guarantee_notices(self.rules),
+            *budget_notices(self.rules, self.resume_point),
+        ):  # fmt: skip
             self.views.notice(line)
         prepared = await defer_to_pool(
             self._reactor, self._pool, prepare_data, self.config, self.registry, self.rules,
@@ -193,7 +201,7 @@ class Training:
         Where not all nodes are asked, the row of one may be that of another server's in the next
         round, while a late vector is still received into it: so there is one more for each.
         """
-        rows = self.rules.participation.largest
+        rows = self.rules.participation.asked
         rows += servers if rows < self.config.n else 0
         pinned = self.rules.aggregation.device.pinned
         return RoundRows(torch.zeros(rows, dimension, pin_memory=pinned))
@@ -213,7 +221,7 @@ class Training:
     def _make_cluster(
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
-        config, asked = self.config, self.rules.participation.largest
+        config, asked = self.config, self.rules.participation.asked
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=is_local(self.registry, config.partition),

@@ -226,9 +226,7 @@ class Contributions:
         config, transcript = self.history.schedule.config, self.trainer.transcript
         if config.failover == "off":
             # One that comes back has its nodes from the next round on.
-            mine = {
-                p.server for p in transcript.assigned if p.node == node and p.time < self.begins
-            }
+            mine = {p.server for p in transcript.assigned if p.hosts(node) and p.time < self.begins}
             gone = [t for t, server in transcript.lost if server in mine and t <= self.now.time]
             return "" if gone or not mine else "and its server was there"
         if config.max_nodes_per_server is not None:
@@ -246,7 +244,7 @@ class Contributions:
 
     def _is_unstable(self, node: int) -> bool:
         """Return whether a server that had `node` was lost so often that no round waits for it."""
-        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.node == node}
+        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.hosts(node)}
         lost = [
             _server_of(server)
             for time, server in self.trainer.transcript.lost
