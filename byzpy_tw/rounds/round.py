@@ -272,13 +272,15 @@ class Round:
         left = f"; {unasked} more {were} not asked" if unasked else ""
         tolerated = f"f = {self.f} are tolerated"
         if self.replacements:
-            tolerated = f"{len(self.replacements)} were replaced, {tolerated} besides"
+            tolerated = f"{len(self.replacements)} of them were replaced, {tolerated} besides"
         elif len(failed) <= self.f:  # no honest vector came, so Byzantine nodes were not asked
             tolerated = f"all of those that were asked (f = {self.f})"
         return f"{len(failed)} of {self._asked_nodes} failed, {tolerated} ({listed}{more}{left})"
 
     @property
     def _asked_nodes(self) -> str:
+        if self.replacements:
+            return f"{len(self.asked)} participants"
         what = "nodes" if self.n == self.num_honest + self.num_byz else "participants"
         return f"n = {self.n} {what}"
 
