@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from fractions import Fraction
 from math import comb
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 from unittest import skipUnless
@@ -24,6 +25,7 @@ from byzpy_tw.errors import ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
 from byzpy_tw.trainer.preparation import guarantee_notices
 
+PAGE = Path(__file__).parent.parent / "docs/how-to/sampled-participants.md"
 # CAPABILITIES.md, 2.3: T = 500, p = 0.99.  n, b: the least sample and its budget, the probability
 # that some round of 10 has 5 Byzantine nodes or more, and the budgets of 20, 30 and 50.
 TABLE = (
@@ -110,6 +112,15 @@ class BudgetTests(SynchronousTestCase):
                 )
                 tail = float(hypergeometric_tail(n, b, 10)(4))
                 self.assertLess(abs(some_round(tail, 500) - majority), 0.006)
+
+    def test_page(self) -> None:
+        """The page shows this table, and the notice of its example."""
+        text = PAGE.read_text(encoding="utf-8")
+        for n, b, (least, budget), _, others in TABLE:
+            told = [*map(str, others), "-", "-"][:3]
+            cells = [f"{n}, {b}", least, budget, *(f.replace("None", "none") for f in told)]
+            self.assertIn(f"| {' | '.join(map(str, cells))} |", text)
+        self.assertIn(f"notice: --participants 13: {sampling(100, 10, 13).describe()}\n", text)
 
     @given(st.integers(1, 40), st.data())
     def test_definition(self, n: int, data: st.DataObject) -> None:

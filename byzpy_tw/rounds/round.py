@@ -132,6 +132,11 @@ class Round:
         return self.num_honest + self.num_byz
 
     @property
+    def candidates(self) -> Sequence[int]:
+        """Return the nodes that may be asked: the participants, and then those to replace them."""
+        return (*self.participants, *self.spare) if self.spare else self.participants
+
+    @property
     def asked(self) -> list[int]:
         """Return the nodes that are asked, in order."""
         return sorted([*self.participants, *self.replacements.values()])
@@ -277,13 +282,15 @@ class Round:
         left = f"; {unasked} more {were} not asked" if unasked else ""
         tolerated = f"f = {self.f} are tolerated"
         if self.replacements:
-            tolerated = f"{len(self.replacements)} were replaced, {tolerated} besides"
+            tolerated = f"{len(self.replacements)} of them were replaced, {tolerated} besides"
         elif len(failed) <= self.f:  # no honest vector came, so Byzantine nodes were not asked
             tolerated = f"all of those that were asked (f = {self.f})"
         return f"{len(failed)} of {self._asked_nodes} failed, {tolerated} ({listed}{more}{left})"
 
     @property
     def _asked_nodes(self) -> str:
+        if self.replacements:
+            return f"{len(self.asked)} participants"
         what = "nodes" if self.n == self.population else "participants"
         return f"n = {self.n} {what}"
 

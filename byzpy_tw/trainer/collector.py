@@ -106,10 +106,9 @@ class Collector:
 
     def begin(self, round: Round) -> None:
         """Take vectors for `round` from now on."""
-        nodes = [*round.participants, *round.spare] if round.spare else round.participants
         with self._round_lock:
             self.round = round
-            self.rows.begin(nodes, self._taken_rows(nodes))
+            self.rows.begin(round.candidates, self._taken_rows(round.candidates))
         self._buffers, self._complete, self._stale, self._unrequested = {}, set(), {}, Counter()
         self.norms, self.losses, self.decided_at = {}, {}, {}
         self._times[round.number] = self._now()

@@ -65,14 +65,14 @@ class RoundDriver:
 
     async def collect_honest(self) -> None:
         """Wait until the outcome of each honest node is known."""
-        nodes = [n for n in self.round.participants if n < self.round.num_honest]
+        nodes = [n for n in self.round.candidates if n < self.round.num_honest]
         self._ask(nodes)
         await self._until(lambda r: r.honest_complete)
 
     async def collect_byzantine(self, attack_input: AttackInput) -> None:
         """Wait until the outcome of each Byzantine node, and of each in its place, is known."""
         self._attack_input = attack_input
-        nodes = [n for n in self.round.participants if n >= self.round.num_honest]
+        nodes = [n for n in self.round.candidates if n >= self.round.num_honest]
         self._ask(nodes)
         await self._until(lambda r: r.complete)
 
@@ -132,7 +132,7 @@ class RoundDriver:
 
     async def _until(self, enough: Callable[[Round], bool]) -> None:
         """Wait until `enough` holds, and ask the nodes that replace absent ones meanwhile."""
-        nodes = [*self.round.participants, *self.round.spare]
+        nodes = self.round.candidates
         if self._attack_input is None:  # before they may be asked, others have no deadline
             nodes = [node for node in nodes if node < self.round.num_honest]
         self._deadlines.watched = nodes
