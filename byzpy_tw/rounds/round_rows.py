@@ -63,3 +63,13 @@ class RoundRows:
         if rows == list(range(len(rows))):
             return self.memory[: len(rows)]
         return self.memory[rows]
+
+
+def make_rows(asked: int, nodes: int, servers: int, dimension: int, *, pinned: bool) -> RoundRows:
+    """Return the memory for a run of `nodes` nodes whose largest round asks `asked`.
+
+    Where not all are asked, a row may be another server's in the next round, while a late vector is
+    still received into it: so there is one more for each of the `servers`.
+    """
+    rows = asked + (servers if asked < nodes else 0)
+    return RoundRows(torch.zeros(rows, dimension, pin_memory=pinned))

@@ -38,7 +38,7 @@ from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
-from byzpy_tw.rounds.round_rows import RoundRows
+from byzpy_tw.rounds.round_rows import make_rows
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -158,7 +158,10 @@ class Training:
         """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
-            self._make_rows(prepared.evaluator.dimension, len(entries)),
+            make_rows(
+                self.rules.participation.asked, config.n, len(entries),
+                prepared.evaluator.dimension, pinned=self.rules.aggregation.device.pinned,
+            ),
             self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
         )  # fmt: skip
@@ -194,17 +197,6 @@ class Training:
                 self._reactor, self._pool, save_final_model, config, self.registry, prepared,
                 self.directory.path,
             )  # fmt: skip
-
-    def _make_rows(self, dimension: int, servers: int) -> RoundRows:
-        """Return the memory of a round's vectors, which lasts for all rounds.
-
-        Where not all nodes are asked, the row of one may be that of another server's in the next
-        round, while a late vector is still received into it: so there is one more for each.
-        """
-        rows = self.rules.participation.asked
-        rows += servers if rows < self.config.n else 0
-        pinned = self.rules.aggregation.device.pinned
-        return RoundRows(torch.zeros(rows, dimension, pin_memory=pinned))
 
     def _foreign_task(self, prepared: Prepared) -> str:
         """Return the task for messages, where it is other code; empty where it is our own."""

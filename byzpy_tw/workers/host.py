@@ -36,7 +36,7 @@ from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
-from byzpy_tw.workers.shards import check_shard, shard_of
+from byzpy_tw.workers.shards import check_shard, check_shards, shard_of
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_spec
 
 # Seconds of a core.  Smaller gradients are mostly the interpreter's work; up to `MAX_GROUP`
@@ -143,8 +143,7 @@ class NodeHost:
             raise BadRequest("a run's nodes are spawned one by one, or registered all together")
         if bool(self.spec.byzantine) is (attack is None):
             raise BadRequest(f"attack {attack!r:.80} for {self.spec.byzantine} Byzantine nodes")
-        for number, shard in enumerate(self._shards):
-            check_shard(number, len(shard), self.spec)
+        check_shards(self._shards, self.spec)
         if attack is not None:
             NodeSpec(node=0, shard=0, attack=attack)  # raises for a text that is none
             self.prepare_attacks([attack])

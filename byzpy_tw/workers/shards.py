@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,24 +26,28 @@ class Shards(Sequence[np.ndarray]):
 
     _indices: np.ndarray
     _begins: np.ndarray
-    _sizes: np.ndarray
+    sizes: np.ndarray
 
     @classmethod
     def of(cls, shards: Sequence[np.ndarray]) -> Shards:
-        parts, places, begins, end = [], dict[int, int](), [], 0
-        for shard in shards:
-            if id(shard) not in places:  # nodes may share one
-                places[id(shard)], end = end, end + len(shard)
-                parts.append(shard)
-            begins.append(places[id(shard)])
-        return cls(np.concatenate(parts), np.array(begins), np.array([*map(len, shards)]))
+        distinct = {id(shard): shard for shard in shards}  # nodes may share one
+        sizes = np.fromiter(map(len, distinct.values()), np.int64)
+        places = dict(zip(distinct, (np.cumsum(sizes) - sizes).tolist()))
+        begins = np.fromiter((places[id(shard)] for shard in shards), np.int64)
+        return cls(
+            np.concatenate([*distinct.values()]), begins, np.fromiter(map(len, shards), np.int64)
+        )
 
     def __len__(self) -> int:
         return len(self._begins)
 
     def __getitem__(self, number: Any) -> Any:
         begin = self._begins[number]
-        return self._indices[begin : begin + self._sizes[number]]
+        return self._indices[begin : begin + self.sizes[number]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for begin, size in zip(self._begins.tolist(), self.sizes.tolist()):
+            yield self._indices[begin : begin + size]
 
 
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> Sequence[np.ndarray]:
@@ -120,6 +124,19 @@ def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:
     if node.honest or further <= 0:
         return node.shard
     return spec.shards + (node.node - spec.shards) % further
+
+
+def sizes_of(shards: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the number of examples of each shard."""
+    return shards.sizes if isinstance(shards, Shards) else np.array([*map(len, shards)])
+
+
+def check_shards(shards: Sequence[np.ndarray], spec: RunSpec) -> None:
+    """Raise `ShardTooSmall` where some node could not fill a batch from its shard."""
+    sizes = sizes_of(shards)
+    if not can_fill(int(sizes.min()), spec):
+        for number, size in enumerate(sizes.tolist()):
+            check_shard(number, size, spec)
 
 
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:
