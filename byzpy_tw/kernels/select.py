@@ -8,8 +8,9 @@ takes 126 and 560, and ``torch.sort`` more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def _width(points: Points) -> int:
     """Return the columns of a tile: many, since each step on a tile costs 3 us to call."""
     if points.matrix.device.type != "cpu":
         return points.matrix.shape[1]
-    most = max(1024, min(1 << 16, (3 << 20) // points.size))
+    most = max(1024, min(1 << 15, (3 << 20) // points.size))
     return even_tile_width(points.matrix.shape[1], most)
 
 
@@ -175,13 +176,25 @@ def _sort(rows: Rows) -> Rows:
 
 def _run_network(steps: SortingNetwork, rows: Rows, room: Tensor) -> list[Tensor]:
     buffers = [*rows, *room.unbind(0)]
+    arrays, minimum, maximum = _comparable(buffers)
     for step in steps.steps:
-        a, b = buffers[step.a], buffers[step.b]
+        a, b = arrays[step.a], arrays[step.b]
         if step.low is not None:
-            torch.minimum(a, b, out=buffers[step.low])
+            minimum(a, b, out=arrays[step.low])
         if step.high is not None:
-            torch.maximum(a, b, out=buffers[step.high])
+            maximum(a, b, out=arrays[step.high])
     return [buffers[place] for place in steps.places]
+
+
+def _comparable(buffers: Sequence[Tensor]) -> tuple[Sequence[Any], Callable, Callable]:
+    """Return `buffers` for the functions that follow: the least and the greatest of two.
+
+    On the CPU they are NumPy's, which take two thirds of torch's time (measured) and give the
+    same bits for numbers that are not NaN, of which a rule is shown none.
+    """
+    if buffers[0].device.type == "cpu":
+        return [buffer.numpy() for buffer in buffers], np.fmin, np.fmax
+    return buffers, torch.minimum, torch.maximum
 
 
 def _map_tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:
