@@ -18,11 +18,13 @@ from byzpy_tw.algorithms.state import State
 class Revealed:
     """The pieces of knowledge about honest rows, encoded for the wire.
 
-    ``memory`` is the attack's memory after it.
+    ``memory`` is the attack's memory after it.  ``honest`` is the number of these rows, where they
+    are not those of the round's honest nodes.
     """
 
     pieces: Mapping[str, Tensor]
     memory: Mapping[str, Any]
+    honest: int | None = None
 
 
 class Algorithm(Protocol):

@@ -18,6 +18,7 @@ from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.algorithm import Revealed
 from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.rules import ResolvedRules
+from byzpy_tw.algorithms.sampling import Sampling
 from byzpy_tw.algorithms.state import State, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
@@ -31,15 +32,23 @@ from byzpy_tw.vectors import round_to_dtype
 
 @define(eq=False)
 class Dsgd:
-    """The rounds of a run of `config` with its `rules`; every node takes part in each."""
+    """The rounds of a run of `config` with its `rules`.
+
+    Every node takes part in each, or a sample of the nodes (``--participants``).
+    """
 
     config: RunConfig
     rules: ResolvedRules
     _all: Participants = field(init=False)
+    _sampling: Sampling | None = field(init=False)
 
     @_all.default
     def _list_all(self) -> Participants:
         return Participants(range(self.config.n), self.config.f)
+
+    @_sampling.default
+    def _make_sampling(self) -> Sampling | None:
+        return Sampling.of(self.config)
 
     @property
     def wire(self) -> torch.dtype:
@@ -67,7 +76,10 @@ class Dsgd:
         return node >= self.config.num_honest or not self.config.worker_momentum
 
     def participants(self, state: State) -> Participants:
-        return self._all
+        if self._sampling is None:
+            return self._all
+        nodes, spare = self._sampling.draw(state.round)
+        return Participants(nodes, self._sampling.f, spare)
 
     def request(self, state: State) -> Tensor:
         (parameters,) = self.rules.aggregation.device.fetch([state.parameters])
@@ -95,7 +107,7 @@ class Dsgd:
         config, rules, memory = self.config, self.rules, dict(state.attack)
         context = Context(
             seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
-            byzantine=config.num_byz, pipeline=rules.aggregation.pipeline(f),
+            byzantine=self._attackers(state), pipeline=rules.aggregation.pipeline(f),
         )  # fmt: skip
         with plugin_call(f"attack {config.attack!r}"):
             known = Knowledge.for_attack(
@@ -105,6 +117,14 @@ class Dsgd:
         found = {piece: getattr(known, piece) for piece in PIECES}
         shown = {piece: tensor for piece, tensor in found.items() if tensor is not None}
         return Revealed(encode_pieces(shown, self.wire), memory)
+
+    def _attackers(self, state: State) -> int:
+        """Return the number of Byzantine vectors that an attack of this round is tried with."""
+        config = self.config
+        if self._sampling is None:
+            return config.num_byz
+        nodes, _ = self._sampling.draw(state.round)
+        return max(1, sum(node >= config.num_honest for node in nodes))  # a spare one, at least
 
     def past_vectors(self, state: State) -> Mapping[int, Tensor]:
         """Return the vectors that a replaying attack sends again, by Byzantine node."""
@@ -123,8 +143,11 @@ class Dsgd:
     def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
         """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.
 
+        Without any node, as in a round of Byzantine nodes that saw nothing to attack, that is zero.
         Raises the rules' errors.
         """
+        if not nodes:
+            return Aggregated(torch.zeros(matrix.shape[1]), 0.0, None, state.aggregation)
         return self.rules.aggregation(matrix, nodes, f, state.round, state.aggregation)
 
     def advance(
@@ -142,15 +165,16 @@ class Dsgd:
 
         `attack` is the attack's memory after the round.  With `reuse` the tensors of `state`
         become the new state's, and `state` is not to be used any more, but for its parameters
-        where they are `lent` to a reader that is not done.  Raises `Diverged` where the
-        parameters are no longer finite.
+        where they are `lent` to a reader that is not done.  A round without any vector makes no
+        step.  Raises `Diverged` where the parameters are no longer finite.
         """
         parameters, optimizer = state.parameters, dict(state.optimizer)
         if lent or not reuse:
             parameters = parameters.clone()
         if not reuse:
             optimizer = map_leaves(optimizer, _clone)
-        self._step(parameters, aggregated.vector, optimizer, state.round)
+        if nodes or state.rows is not None:
+            self._step(parameters, aggregated.vector, optimizer, state.round)
         return evolve(
             state,
             round=state.round + 1,

@@ -12,6 +12,7 @@ from byzpy_tw.algorithms.guarded import GuardedAlgorithm
 from byzpy_tw.algorithms.participation import Participation, survey
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, GuaranteeMissing
+from byzpy_tw.kernels.memory import physical_memory
 from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
@@ -68,6 +69,20 @@ class ResolvedRules:
             return made
         return GuardedAlgorithm(made, config, self._registry.owner("algorithm", text))
 
+    def check_memory(self, dimension: int) -> None:
+        """Raise `ConfigError` where an algorithm's vectors of all nodes do not fit into memory."""
+        if not self.participation.keeps:
+            return
+        rows, there = self.participation.sizes[0].n, physical_memory()
+        needed = 4 * rows * dimension
+        if needed > there:
+            raise ConfigError(
+                f"--algorithm {self.config.algorithm} keeps a vector of each node in the trainer's "
+                f"memory: {rows:,} nodes x {dimension:,} parameters x 4 bytes are "
+                f"{needed / 2**30:.3g} GiB, and this machine has {there / 2**30:.3g}; use fewer "
+                "nodes, a smaller model, or --algorithm dsgd"
+            )
+
     def check_sizes(self, algorithm: Algorithm) -> str | None:
         """Return why there is no guarantee in some round, or None.
 
@@ -75,12 +90,14 @@ class ResolvedRules:
         `GuaranteeMissing` where ``--strict`` wants a guarantee.
         """
         self.aggregation.check_budgets()
-        config, missing = self.config, None
+        config, missing = self.config, self.participation.gap
         for size in self.participation.sizes:
             where, cure = "", "use more nodes"
             if (size.n, size.f) != (config.n, config.f):
                 where = f"round {size.round}, of {size.n} nodes with f = {size.f}: "
                 cure = "let more nodes take part"
+            if self.participation.sampling is not None:
+                where = f"a round of {size.n} vectors with f = {size.f}: "
             with plugin_call(self.aggregation.owners()):
                 self.aggregation.pipeline(size.f)  # raises the errors of its parameters
                 why = algorithm.computable(size.n, size.f)

@@ -45,7 +45,7 @@ class RecomputedRound:
     def differing_entries(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Yield the verified entries of `record` that differ from this round's."""
         for name, field in ROUND_FIELDS.items():
-            on_record = name in record or name == "participants"  # none on record: all nodes
+            on_record = name in record or name in ("participants", "replaced")  # none: nobody else
             if not field.verified or not on_record or name not in self.entries:
                 continue
             here, there = self.entries[name], record.get(name)
@@ -82,6 +82,18 @@ class RecomputedRound:
         )
 
 
+def _replacements(record: Mapping[str, Any], asked: Participants) -> list[dict[str, int]]:
+    """Return the nodes that were absent, by `record`, and those asked in their places."""
+    absent = [
+        one["node"]
+        for one in record["refused"]
+        if one["reason"] in {r.value for r in Reason} and Reason(one["reason"]).is_absence
+    ]
+    told = [pair["node"] for pair in record.get("replaced", ()) if pair["node"] in absent]
+    order = dict.fromkeys([*told, *absent])  # of those that are not told, any
+    return [{"node": node, "by": spare} for node, spare in zip(order, asked.spare)]
+
+
 def _server(placement: Any, node: int) -> str:
     for name, nodes in placement.items() if isinstance(placement, dict) else ():
         if isinstance(nodes, list) and node in nodes:
@@ -113,8 +125,11 @@ class RoundRecomputer:
         replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
         asked = algorithm.participants(state)
-        nodes = tuple(node for node in asked.nodes if node not in refused)
+        replaced = _replacements(record, asked)
+        everyone = sorted([*asked.nodes, *(pair["by"] for pair in replaced)])
+        nodes = tuple(node for node in everyone if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
+        shown = [n for n in honest if n not in record.get("unseen", ())]
         matrix = torch.zeros(config.n, replay.host.dimension)
         norms: dict[int, float] = {}
         losses = []
@@ -129,15 +144,16 @@ class RoundRecomputer:
             with thread_limit(self.threads):
                 attack = state.attack
                 if f is not None:
-                    attack = self._fill_attack_rows(state, honest, owns, matrix, norms, f)
+                    attack = self._fill_attack_rows(state, shown, owns, matrix, norms, f)
                 aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
                 after = algorithm.advance(state, nodes, matrix, aggregated, attack)
             entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
-            entries["participants"] = None if len(asked.nodes) == config.n else [*asked.nodes]
+            entries["participants"] = None if len(asked.nodes) == config.n else everyone
+            entries["replaced"] = replaced or None
             return RecomputedRound(after, sha256_of(after.parameters), entries)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
-        candidates = self._candidate_f(record, asked, honest)
+        candidates = self._candidate_f(record, asked, shown, everyone)
         found = (self.pool.submit(finish, f).result() for f in candidates)
         likely = next(found)
         if likely.digest == record["parameters_sha256"]:
@@ -166,18 +182,23 @@ class RoundRecomputer:
         return entries
 
     def _candidate_f(
-        self, record: Mapping[str, Any], asked: Participants, honest: Sequence[int]
-    ) -> list[int | None]:
+        self, record: Mapping[str, Any], asked: Participants, shown: Sequence[int],
+        everyone: Sequence[int],
+    ) -> list[int | None]:  # fmt: skip
         """Return each f that the attack may have been told, the likely one first."""
         config = self.replay.config
-        if not honest or all(node < config.num_honest for node in asked.nodes):
+        nothing = not shown and asked.rows is None
+        if nothing or all(node < config.num_honest for node in everyone):
             return [None]
         told_f = record.get("foreseen_f")
-        if type(told_f) is int and 0 <= told_f <= asked.f:
+        # The budget of a sample may have been another one, in a run with less rounds.
+        most = asked.f if config.participants is None else config.f
+        if type(told_f) is int and 0 <= told_f <= most:
             return [told_f]
         round = Round(
-            record["round"], config.num_honest, config.num_byz, asked.f, participants=asked.nodes
-        )
+            record["round"], config.num_honest, config.num_byz, asked.f, participants=asked.nodes,
+            spare=asked.spare, rows=asked.rows,
+        )  # fmt: skip
         for refused in record["refused"]:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
@@ -192,8 +213,9 @@ class RoundRecomputer:
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
         shown = replay.algorithm.reveal(state, honest, matrix[list(honest)], f)
+        count = len(honest) if shown.honest is None else shown.honest
         for node, own in owns.items():
-            sent = replay.attack_vector(state, node, len(honest), shown, own).float()
+            sent = replay.attack_vector(state, node, count, shown, own).float()
             matrix[node] = replay.algorithm.receive(state, node, sent)
             norms[node] = norm_of(sent)
         return shown.memory

@@ -117,6 +117,9 @@ def _find_unused(
         yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
     if given("lr_milestones") and parse(config.lr_schedule).name != "milestones":
         yield "lr_milestones", ("lr_schedule",), f"with --lr-schedule {config.lr_schedule}"
+    for name in filter(given, ("confidence", "over_sample")):
+        if config.participants is None:
+            yield name, ("participants",), "without --participants"
     if given("init_sha256") and config.init is None:
         yield "init_sha256", ("init",), "without --init"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:

@@ -128,6 +128,22 @@ class RunConfig:
         "dsgd", "who takes part in a round, and what becomes of the vectors: NAME[:key=value,...]",
         rule, metavar="NAME", added=True,
     )  # fmt: skip
+    participants: int | None = _training(
+        None,
+        "nodes that are asked in a round, drawn anew for each by the seed; their f is the smallest "
+        "that covers all rounds with --confidence, --f being that of all nodes (default: all)",
+        optional(integer_in(1, 1_000_000)), metavar="M", added=True,
+    )  # fmt: skip
+    confidence: float = _training(
+        0.99, "probability that no round of --participants has more faulty nodes than its f",
+        real_in(above=0, below=1), added=True,
+    )  # fmt: skip
+    over_sample: int = _training(
+        0,
+        "further nodes that a round of --participants may ask, each in the place of one that is "
+        "late or lost",
+        integer_in(0, 1_000_000), metavar="K", added=True,
+    )  # fmt: skip
     optimizer: str = _training(
         "sgd", "how the parameters step along the aggregate: NAME[:key=value,...]",
         rule, metavar="NAME", added=True,

@@ -151,6 +151,8 @@ def describe_run(config: RunConfig) -> str:
     if config.num_byz:
         kinds = f"{config.num_honest} honest and {config.num_byz} Byzantine nodes"
         nodes = f"{kinds} ({config.attack})"
+    if config.participants is not None:
+        nodes = f"{nodes}, {config.participants} of them a round"
     return (
         f"{config.rounds} rounds of {config.model} on {config.dataset}, {nodes}, "
         f"{config.pipeline} with f = {config.f}"

@@ -128,6 +128,9 @@ TEXT = Type(lambda value, n: isinstance(value, str), "text")
 REFUSALS = _list_of(
     _dict_with("", reason=TEXT, node=NODE), "which of the {n} nodes were refused, and why"
 )
+REPLACEMENTS = _list_of(
+    _dict_with("", node=NODE, by=NODE), "which of the {n} nodes were asked in the place of which"
+)
 # In a file, null stands for a number that was not finite.
 NUMBER_OR_NULL, TEXT_OR_NULL = _nullable(NUMBER), _nullable(TEXT)
 
@@ -268,9 +271,14 @@ ROUND_FIELDS = _fields(
           f"{Reason.NOT_ASKED.value} in result.json alone) and `detail`; all others are the "
           "round's membership", REFUSALS, required=True,
           columns=(*STATES[REFUSED:NOT_ASKED], "failed"), cells=_refusal_cells),
-    Field("participants", "nodes that were asked; all others took no part", NODES,
+    Field("participants", "nodes that were asked, those in the place of others included; all "
+          "others took no part", NODES,
           when="where these are not all nodes", verified=True, columns=("participants",),
           cells=lambda nodes: [_join(nodes)]),
+    Field("replaced", "with `--over-sample`, each absent `node`, and the one asked in its place, "
+          "`by`, in their order", REPLACEMENTS, when="where there are any", verified=True),
+    Field("unseen", "of those in the place of others, the honest ones that answered after the "
+          "attack had been shown what came before", NODES, when="where there are any"),
     Field("byzantine_weight", "the share, from 0 to 1, of the vectors' weight in the aggregate "
           "that Byzantine nodes had; weights count without their signs", FRACTION,
           when="where the rule makes the aggregate by giving each vector one weight, and there are "
@@ -380,9 +388,10 @@ def _find_membership_error(record: Mapping[str, Any], n: int) -> str:
     if asked is not None and (not asked or any(a >= b for a, b in zip(asked, asked[1:]))):
         return f"has participants {clean_value(asked, 40)}: they are some nodes, in order"
     refused = {one["node"] for one in record["refused"]}
-    if len(refused) == (n if asked is None else len(asked)):
+    unasked = all(one["reason"] == Reason.NOT_ASKED.value for one in record["refused"])
+    if len(refused) == (n if asked is None else len(asked)) and not unasked:
         return "says that all nodes were refused"
-    named = refused.union(record["excluded"], record["selected"] or ())
+    named = refused.union(record["excluded"], record["selected"] or (), record.get("unseen", ()))
     if asked is not None and not named <= set(asked):
         return f"names node {min(named.difference(asked))}, which was not asked"
     return ""

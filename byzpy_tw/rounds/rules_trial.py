@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
@@ -40,8 +41,21 @@ def try_rules(config: RunConfig, registry: Registry, rules: ResolvedRules, dimen
     `dimension` is the model's.  Rules that work at that size alone, and are too large to be
     tried, are taken as they are.
     """
+    config = _of_a_sample(config, rules)
     with global_random.hold_generators():
         at_trial_size(config, dimension, partial(_try_all, config, registry, rules))
+
+
+def _of_a_sample(config: RunConfig, rules: ResolvedRules) -> RunConfig:
+    """Return `config` with the nodes of one round alone, where rounds are sampled."""
+    if rules.participation.sampling is None or rules.participation.keeps:
+        return config
+    (size,) = rules.participation.sizes
+    byzantine = max(size.byzantine, min(1, config.num_byz))
+    return evolve(
+        config, num_honest=max(1, size.n - byzantine), num_byz=byzantine, f=size.f,
+        participants=None, over_sample=0, min_servers=None, max_nodes_per_server=None,
+    )  # fmt: skip
 
 
 def at_trial_size(config: RunConfig, dimension: int, attempt: Callable[[int], None]) -> None:

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
-from byzpy_tw.algorithms.participation import RoundSize
+from byzpy_tw.algorithms.participation import Participation, RoundSize
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
@@ -74,6 +74,7 @@ class Doctor:
     advice: list[str] = field(factory=list, init=False)
     servers: list[ServerCheck] = field(factory=list, init=False)
     sizes: Sequence[RoundSize] = field(default=(), init=False)  # of the run's rounds
+    participation: Participation | None = field(default=None, init=False)  # without an error
     budget: list[Feasibility] = field(factory=list, init=False)
     here: Prepared | None = field(default=None, init=False)
     until: str | None = field(default=None, init=False)  # the last day of the keys here
@@ -89,7 +90,9 @@ class Doctor:
         config = self.config
         with self._noting_errors():
             self.warnings += unused_notices(config)
-            self.warnings += guarantee_notices(resolve_rules(config, self.registry))
+            rules = resolve_rules(config, self.registry)
+            self.participation = rules.participation
+            self.warnings += guarantee_notices(rules)
         may_open = not self.troubles
         with self._noting_errors():
             self._check_folder()
@@ -282,10 +285,20 @@ class Doctor:
             "budget": {
                 "n": config.n,
                 "f": config.f,
+                **self._sampling_plain(),
                 "rounds": [{"n": size.n, "f": size.f} for size in self.sizes],
                 "rules": [asdict(r) for r in self.budget],
             },
         }
+
+    def _sampling_plain(self) -> dict[str, Any]:
+        if self.participation is None or self.participation.sampling is None:
+            return {}
+        sampling = self.participation.sampling
+        found = {"participants": sampling.size, "over_sample": sampling.spare}
+        if self.participation.keeps:
+            return found
+        return {**found, "sufficient": sampling.budget is not None, "excess": sampling.excess}
 
     def _here_plain(self) -> dict[str, Any]:
         config, folder, prepared = self.config, self.folder, self.here
@@ -312,6 +325,8 @@ class Doctor:
                 prepared.evaluator.dimension,
                 config.num_honest if config.worker_momentum else 0,
             )
+            if self.participation is not None and self.participation.keeps:
+                kept = config.n
             found |= {
                 "checkpoint_bytes": 4 * d * (2 + kept),  # without the memory of rules
                 "data_digest": prepared.digest,

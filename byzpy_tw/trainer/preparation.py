@@ -23,6 +23,7 @@ from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.initial_values import use_initial_values
+from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
@@ -102,7 +103,10 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
     """Return what the user must know about participation, and about a guarantee that is missing."""
     config, notices = rules.config, []
     if asked := rules.participation.describe(config):
-        notices.append(f"--algorithm {config.algorithm}: {asked}")
+        option = f"--algorithm {config.algorithm}"
+        if config.participants is not None:
+            option = f"--participants {config.participants}"
+        notices.append(f"{option}: {asked}")
     if config.num_byz > config.f and not rules.outnumbered:
         notices.append(
             f"{config.num_byz} Byzantine nodes are more than f = {config.f}: no rule is asked to "
@@ -112,6 +116,25 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
         why = f"{config.pipeline}: {rules.missing_guarantee}"
         notices.append(f"no guarantee: {why} (--strict makes this an error)")
     return notices
+
+
+def budget_notices(rules: ResolvedRules, resumed: ResumePoint) -> list[str]:
+    """Return the budget of a sample in a run that is `resumed` with another number of rounds."""
+    config, sampling = rules.config, rules.participation.sampling
+    saved = resumed.description.get("config")
+    before = saved.get("rounds") if isinstance(saved, dict) else None
+    if sampling is None or rules.participation.keeps or type(before) is not int or before < 1:
+        return []
+    if before == config.rounds:
+        return []
+    old, new = evolve(sampling, rounds=before).f, sampling.f
+    is_now = f"stays f = {new}" if old == new else (
+        f"is f = {new} from round {resumed.round} on, and was {old} before"
+    )  # fmt: skip
+    return [
+        f"--participants {config.participants}: with --rounds {config.rounds} in the place of "
+        f"{before} the budget of a round {is_now}"
+    ]
 
 
 def prepare_data(
@@ -138,6 +161,7 @@ def prepare_data(
     outcome, warnings = _try_model(config, registry, data, shards)
     model = make_model(spec, registry, data, checked=True, root=root)
     dimension = sum(leaf.numel() for _, leaf in models.trainable.trained_parameters(model))
+    rules.check_memory(dimension)
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)

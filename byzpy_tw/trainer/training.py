@@ -47,7 +47,12 @@ from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.finished_run import check_attack, save_final_model
 from byzpy_tw.trainer.handshake import gather_all
-from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
+from byzpy_tw.trainer.preparation import (
+    Prepared,
+    budget_notices,
+    guarantee_notices,
+    prepare_data,
+)
 from byzpy_tw.trainer.provenance import add_process, begun_at, now
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
@@ -125,7 +130,10 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
+        for line in (
+            *unused_notices(self.config), *guarantee_notices(self.rules),
+            *budget_notices(self.rules, self.resume_point),
+        ):  # fmt: skip
             self.views.notice(line)
         prepared = await defer_to_pool(
             self._reactor, self._pool, prepare_data, self.config, self.registry, self.rules,
