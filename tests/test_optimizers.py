@@ -27,6 +27,7 @@ from byzpy_tw.optimizers import (
     Linear,
     Milestones,
 )
+from byzpy_tw.plugins import load
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from tests.test_broken_plugins import offering
 
@@ -139,6 +140,20 @@ class FederatedTests(SynchronousTestCase):
         self.check("fedavgm", SGD(momentum=0.9), 0.7, **defaults)
         del others["beta2"]
         self.check("fed-adagrad", FedAdagrad(**others), 0.1, beta2=0.0, **others)
+
+    def test_by_name(self) -> None:
+        """They are ready for a run of gradients too, where ``--lr`` is theirs."""
+        for name in ("fed-adagrad", "fed-adam", "fed-yogi"):
+            rules = resolve_rules(
+                RunConfig(in_process=True, optimizer=f"{name}:tau=0.1", lr=0.3), load(only=())
+            )
+            self.assertEqual((rules.optimizer.tau, rules.learning_rate(0, 9)), (0.1, 0.3))
+            rules = resolve_rules(
+                RunConfig(
+                    in_process=True, optimizer=name, algorithm="fedavg:steps=2,lr=0.1"
+                ), load(only=()),
+            )  # fmt: skip
+            self.assertEqual(rules.learning_rate(0, 9), 0.01)
 
 
 def torch_rates(schedule: Callable[[torch.optim.Optimizer], Any], rounds: int) -> Tensor:

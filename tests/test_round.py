@@ -203,7 +203,7 @@ class VerdictTests(SynchronousTestCase):
 
     def test_divergence_from_the_start(self) -> None:
         """Before the first step no learning rate can have done it."""
-        for number, words in ((0, "broken from the start"), (1, "try a smaller --lr")):
+        for number, words in ((0, "broken from the start"), (1, "try a smaller learning rate")):
             round = Round(number, 3, 0, 1)
             for node in range(3):
                 round.refuse(node, Reason.NOT_FINITE, "norm nan")

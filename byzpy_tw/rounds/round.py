@@ -84,6 +84,7 @@ class Round:
     f: int
     probation: frozenset[int] = frozenset()
     participants: Sequence[int] = ()  # in order; by default all nodes
+    local_steps: bool = False  # whether nodes step, and may diverge, in round 0 too
     answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
     _awaited: set[int] = field(init=False)
     honest_asked: int = field(init=False)  # how many participants are honest
@@ -191,8 +192,8 @@ class Round:
         """Return how to go on, now that every outcome is known."""
         if self.diverged:  # before the first step a learning rate has done nothing
             advice = "the model or its data is broken from the start"
-            if self.number:
-                advice = "the model has diverged; try a smaller --lr"
+            if self.number or self.local_steps:
+                advice = "the model has diverged; try a smaller learning rate"
             return Halt(
                 f"round {self.number}: {self.excess_attackers}over half of the "
                 f"{self.honest_asked} honest nodes' vectors are not finite: {advice}"

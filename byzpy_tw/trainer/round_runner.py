@@ -159,8 +159,9 @@ class RoundRunner:
         self.cluster.return_nodes()
         asked = await self._participants()
         round = Round(
-            number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes
-        )
+            number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes,
+            config.local_steps is not None,
+        )  # fmt: skip
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
