@@ -128,7 +128,7 @@ def plain_loop(
 
 
 class LocalTrainingTests(SynchronousTestCase):
-    """What a node sends, against a plain loop with torch's optimizer."""
+    """The update that a node sends, against a plain loop with torch's optimizer."""
 
     def check(self, text: str, steps: int, lr: float, **options: Any) -> None:
         host = host_of(evolve(SPEC, local_steps=text))

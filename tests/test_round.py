@@ -211,6 +211,19 @@ class VerdictTests(SynchronousTestCase):
             assert isinstance(verdict, Halt)
             self.assertIn(f"{words}; node 0: norm nan", verdict.why)
 
+    def test_local_steps(self) -> None:
+        """Their learning rate may have done it in round 0 too, and they may take too long."""
+        for reason, words in (
+            (Reason.NOT_FINITE, "try a smaller learning rate"),
+            (Reason.LATE, "a larger --round-timeout, or fewer local steps"),
+        ):
+            round = Round(0, 3, 0, 1, local_steps=True)
+            for node in range(3):
+                round.refuse(node, reason)
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertIn(words, verdict.why)
+
     def test_divergence_under_too_many_attackers(self) -> None:
         """More Byzantine nodes than f are named first: no learning rate helps against them."""
         for byzantine, words in ((1, "round 1: over half"), (2, "round 1: 2 Byzantine nodes are")):

@@ -166,7 +166,7 @@ def assemble_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
 def _learning_rate(config: RunConfig, registry: Registry) -> float:
     """Return the learning rate of the steps, by the optimizer's text or ``--lr``."""
     text = config.optimizer
-    rate = registry.rate(text, **config.optimizer_parameters)
+    rate = registry.learning_rate(text, **config.optimizer_parameters)
     if rate is not None:
         return rate
     entry = registry.check("optimizer", text, **config.optimizer_parameters)

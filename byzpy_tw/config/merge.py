@@ -152,7 +152,7 @@ def _find_unused_rates(
             )  # fmt: skip
     elif registry is not None and given("lr"):
         try:
-            rate = registry.rate(config.optimizer)
+            rate = registry.learning_rate(config.optimizer)
         except ByzpyTwError:
             return  # it is reported when the optimizer is made
         if rate is not None:

@@ -206,7 +206,7 @@ class Registry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
         return self._read(kind, parse(text), fill)[0]
 
-    def rate(self, text: str, **fill: Any) -> float | None:
+    def learning_rate(self, text: str, **fill: Any) -> float | None:
         """The learning rate that the optimizer's `text` gives, or `fill`; None without.
 
         Also None where the factory takes a parameter of that name, which is then its own.

@@ -140,7 +140,9 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
             told.get(NONE, ""), told.get(MEANINGS, {}), told.get(EXPECTED, ""),
         )  # fmt: skip
     if kind == "optimizer" and RATE not in found:
-        found[RATE] = Parameter(RATE, float | None, None, none="`--lr`; see `fedavg` for its own")
+        found[RATE] = Parameter(
+            RATE, float | None, None, none="`--lr`, or its default with `fedavg`"
+        )
     return found
 
 

@@ -262,7 +262,8 @@ class Round:
         if self._refusals_for(Reason.LOST):
             advice.append("bring back the servers that were lost")
         if self._refusals_for(Reason.LATE):
-            advice.append("nodes that are only slow need a larger --round-timeout")
+            fewer = ", or fewer local steps" if self.local_steps else ""
+            advice.append(f"nodes that are only slow need a larger --round-timeout{fewer}")
         if self._refusals_for(Reason.MALFORMED, Reason.NOT_FINITE) and not advice:
             advice.append("look at the data of these nodes, and at what runs on their servers")
         return "".join(f"; {words}" for words in advice)
