@@ -201,7 +201,7 @@ class Dsgd:
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):
-            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+            raise Diverged("the parameters are no longer finite; try a smaller learning rate")
 
     def _momenta(
         self, state: State, nodes: Sequence[int], matrix: Tensor, reuse: bool

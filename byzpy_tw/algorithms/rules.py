@@ -15,8 +15,9 @@ from byzpy_tw.errors import ConfigError, GuaranteeMissing
 from byzpy_tw.kernels.memory import physical_memory
 from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.plugins.signatures import RATE
 from byzpy_tw.workers.device import open_device
 
 
@@ -34,6 +35,7 @@ class ResolvedRules:
     optimizer: Optimizer
     schedule: Schedule
     _registry: Registry
+    lr: float  # of the steps, before the schedule
     participation: Participation = field(init=False)
     missing_guarantee: str | None = field(default=None, init=False)
     outnumbered: bool = field(default=False, init=False)
@@ -123,7 +125,7 @@ class ResolvedRules:
     def learning_rate(self, round: int, rounds: int) -> float:
         """Return the learning rate of `round` in a run of `rounds`."""
         with plugin_call(self._registry.owner("schedule", self.config.lr_schedule)):
-            return self.config.lr * self.schedule.factor(round, rounds)
+            return self.lr * self.schedule.factor(round, rounds)
 
     def check_schedule(self, rounds: int, done: int) -> None:
         """Compare the learning rates of the rounds that are `done` with those in a run of `rounds`.
@@ -172,4 +174,25 @@ def assemble_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     schedule = registry.make(
         "schedule", config.lr_schedule, lr_milestones=config.lr_milestones, lr_decay=config.lr_decay
     )
-    return ResolvedRules(config, Aggregation(config, registry), optimizer, schedule, registry)
+    return ResolvedRules(
+        config, Aggregation(config, registry), optimizer, schedule, registry,
+        _learning_rate(config, registry),
+    )  # fmt: skip
+
+
+def _learning_rate(config: RunConfig, registry: Registry) -> float:
+    """Return the learning rate of the steps, by the optimizer's text or ``--lr``."""
+    text = config.optimizer
+    rate = registry.learning_rate(text, **config.optimizer_parameters)
+    if rate is not None:
+        return rate
+    entry = registry.check("optimizer", text, **config.optimizer_parameters)
+    if config.local_steps is not None and RATE in entry.signature.parameters:
+        return 1.0  # a plugin's, with a rate of its own
+    if config.local_steps is not None and not entry.is_object:
+        raise ConfigError(
+            f"--optimizer {text} needs a learning rate beside --algorithm "
+            f"{parse(config.algorithm).name}, which steps along updates: write --optimizer "
+            f"{text}{',' if parse(text).parameters else ':'}lr=RATE"
+        )
+    return config.lr

@@ -19,6 +19,7 @@ from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.parameters import check_value
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.plugins.recorded_object import object_of
 from byzpy_tw.text import clip
 
 OPTIONS: Mapping[str, attrs.Attribute[Any]] = {f.name: f for f in attrs.fields(RunConfig)}
@@ -32,6 +33,8 @@ _UNUSED_AT_LOCATION: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "local": ("with --local, whose servers need no keys", ("keys",)),
 }
+# Options of gradients and their steps, where nodes take local steps.
+_OF_GRADIENTS = ("lr", "momentum", "weight_decay", "clip_norm")
 # Names of options in other libraries, where none of ours is near.
 _OTHER_NAMES = {"epochs": "rounds", "learning_rate": "lr", "scheduler": "lr_schedule"}
 
@@ -125,7 +128,8 @@ def _find_unused(
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield "keep_checkpoints", ("checkpoint_interval",), why
-    if registry is not None:
+    yield from _find_unused_rates(config, registry, given)
+    if registry is not None and config.local_steps is None:
         for name in filter(given, ("momentum", "weight_decay")):
             if not _takes(registry, ("optimizer", config.optimizer), name):
                 why = f"with --optimizer {config.optimizer}, which takes no {name}"
@@ -135,6 +139,27 @@ def _find_unused(
         if not any(_takes_q(rules, registry) for rules in chosen):
             why = f"with {', '.join(chosen)[:200]}, which takes no q"
             yield "q", ("aggregator", "pre_aggregator"), why
+
+
+def _find_unused_rates(
+    config: RunConfig, registry: Registry | None, given: Callable[[str], bool]
+) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Yield options of learning that the texts of algorithm and optimizer have in their place."""
+    own = object_of(parse(config.optimizer)) is not None  # whose text has no place for lr
+    if config.local_steps is not None:
+        for name in filter(given, _OF_GRADIENTS[own:]):
+            yield name, ("algorithm",), (
+                f"with --algorithm {parse(config.algorithm).name}, whose parameters are the nodes' "
+                "(lr, momentum, weight_decay, clip); the server's are those of --optimizer, by "
+                "default sgd:lr=1,momentum=0"
+            )  # fmt: skip
+    elif registry is not None and given("lr"):
+        try:
+            rate = registry.learning_rate(config.optimizer)
+        except ByzpyTwError:
+            return  # it is reported when the optimizer is made
+        if rate is not None:
+            yield "lr", ("optimizer",), f"with --optimizer {config.optimizer}, which says it"
 
 
 def _takes_q(rules: str, registry: Registry) -> bool:

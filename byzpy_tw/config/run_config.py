@@ -42,6 +42,7 @@ from byzpy_tw.config.validators import flag as flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
 from byzpy_tw.plugins.naming import parse
+from byzpy_tw.workers.local_steps import FEDAVG
 from byzpy_tw.workers.spec import BATCHES, PRECISIONS, WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
@@ -55,6 +56,11 @@ SECTIONS = {
 }
 SEARCHING = ("opt-alie", "opt-ipm")  # attacks to which `RunConfig.search` applies
 LOCATIONS = ("remote_hosts", "local", "in_process")
+# With `FEDAVG`, by optimizer: parameters of the trainer's that its text does not give.
+_FEDAVG_OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
+    "sgd": {"lr": 1.0, "momentum": 0.0},
+    **dict.fromkeys(("fed-adagrad", "fed-adam", "fed-yogi"), {"lr": 0.01}),
+}
 
 _option = partial(option, bits=True, metavar=None, node_field=None, added=False)
 _where = partial(_option, section="where", bits=False)
@@ -126,7 +132,7 @@ class RunConfig:
     )
     algorithm: str = _training(
         "dsgd", "who takes part in a round, and what becomes of the vectors: NAME[:key=value,...]",
-        rule, metavar="NAME", added=True,
+        rule, metavar="NAME", node_field="local_steps", added=True,
     )  # fmt: skip
     participants: int | None = _training(
         None,
@@ -360,10 +366,17 @@ class RunConfig:
         """Values for rules that take parameters of these names."""
         return {"f": self.f, "q": self.q, "chunk_size": self.chunk_size}
 
+    @property
+    def local_steps(self) -> str | None:
+        """The text of what nodes do before they send updates; None where they send gradients."""
+        named = parse(self.algorithm)
+        return named.pairs if named.name == FEDAVG else None
+
     def spec(self) -> RunSpec:
         """The run as its nodes are told of it."""
         marked = {f.metadata["node_field"]: getattr(self, f.name) for f in attrs.fields(RunConfig)}
         marked.pop(None)
+        marked["local_steps"] = self.local_steps
         if self.data_seed == self.seed:  # so a server that knows no such option serves the run
             marked["data_seed"] = None
         return RunSpec(n=self.n, **marked)
@@ -392,6 +405,8 @@ class RunConfig:
     @property
     def optimizer_parameters(self) -> dict[str, Any]:
         """Values for optimizers that take parameters of these names: those that were given."""
+        if self.local_steps is not None:
+            return dict(_FEDAVG_OPTIMIZERS.get(parse(self.optimizer).name, {}))
         offered = {"momentum": self.momentum, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             return offered

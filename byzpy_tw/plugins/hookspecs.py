@@ -192,7 +192,8 @@ def register_optimizers() -> Iterable[Registration]:
     before round 0 for ``(d,)`` float32 `parameters`: a dict of tensors, numbers and strings.
     ``step(parameters, vector, state, lr, round)`` changes `parameters` and the entries of
     `state` in place; it keeps nothing else.  Parameters called ``momentum`` and
-    ``weight_decay`` are filled from the run's options of these names where they are given.
+    ``weight_decay`` are filled from the run's options of these names where they are given.  A
+    text's ``lr``, which a factory need not take, is the learning rate in the place of ``--lr``.
     """
 
 

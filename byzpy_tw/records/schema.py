@@ -240,7 +240,8 @@ ROUND_FIELDS = _fields(
           "`aggregate`, `step`", _dict_of(NUMBER_OR_NULL, "seconds by phase"), "seconds",
           required=True, columns=tuple(f"seconds_{phase}" for phase in PHASES),
           cells=lambda phases: [phases.get(phase) for phase in PHASES]),
-    Field("loss", "mean loss of the accepted honest nodes, each on its own batch",
+    Field("loss", "mean loss of the accepted honest nodes, each on its own batch, or its own "
+          "mean over the batches of its local steps",
           NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
           metric=("loss", "Mean loss of the honest nodes.")),
     Field("test_loss", "on the test data", NUMBER_OR_NULL, when="in rounds that were evaluated",

@@ -34,6 +34,7 @@ from byzpy_tw.workers.attack_trial import attack_context, try_attack
 from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
+from byzpy_tw.workers.local_training import LocalTraining
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.shards import check_shard, shard_of
@@ -68,6 +69,7 @@ class NodeHost:
     trial_outcome: TrialOutcome
     _registry: Registry
     _shards: list[np.ndarray]
+    _local: LocalTraining | None = None  # where nodes send updates, not gradients
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _batches: Callable[..., MicroBatches] = field(init=False)  # of a shard, node and round
@@ -153,7 +155,7 @@ class NodeHost:
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Compute the gradients of `nodes` at the current parameters on `pool`.
+        """Compute the gradients of `nodes` at the current parameters on `pool`, or their updates.
 
         Several nodes are one job.  `done` gets the float32 gradients in order, with an
         exception in the place of one that failed.  Work ends once `wanted` returns False.
@@ -162,7 +164,8 @@ class NodeHost:
             self._batches(self.nodes[n].shard, n, round, self.behaviour(n) == Behaviour.LABEL_FLIP)
             for n in nodes
         ]
-        submit(pool, work, self._clipping(done), wanted, self._record_seconds)
+        run = submit if self._local is None else self._local.submit
+        run(pool, work, self._clipping(done), wanted, self._record_seconds)
 
     def _clipping(self, done: Done) -> Done:
         """Return `done` behind ``--clip-norm``, which is of the gradient of a whole batch."""

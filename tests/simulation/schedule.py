@@ -20,6 +20,7 @@ from tests.simulation.pipe import LinkProfile
 
 DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
 SAMPLED = "sampled"  # an algorithm of `histories`
+ALGORITHMS = (SAMPLED, "dsgd", "fedavg:steps=2,lr=0.2,momentum=0.5", "dsgd")  # of runs in turn
 CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
 
 ATTACKS = (
@@ -228,7 +229,7 @@ def configuration(number: int, registry: Registry) -> RunConfig:
         *before, rule = random.choice(RULES).split(" | ")
         drawn: dict[str, Any] = dict(
             in_process=True,
-            algorithm="dsgd" if number % 4 else SAMPLED,
+            algorithm=ALGORITHMS[number % len(ALGORITHMS)],
             num_honest=honest,
             num_byz=byzantine,
             f=random.randint(0, (honest + byzantine - 1) // 2),
