@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +40,8 @@ from byzpy_tw.workers.shards import examples_of_nodes
 from byzpy_tw.workers.spec import RunSpec
 from tests.support import folder
 from tests.test_participation import naming, registry_of
+
+ROOT = Path(__file__).parent.parent
 
 quick = settings(deadline=None, max_examples=60)
 some = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=2, max_size=9).filter(any)
@@ -251,6 +254,17 @@ class FileTests(SynchronousTestCase):
         write(made / FILE, range(7))
         with self.assertRaisesRegex(RunDirectoryError, "has the SHA-256 .* and must have"):
             read_weights(given, made, {"run": "x"})
+
+
+class PageTests(SynchronousTestCase):
+    def test_the_danger(self) -> None:
+        """The page's example holds: the smallest site moves a weighted mean by five norms."""
+        page = ROOT / "docs" / "how-to" / "weigh-nodes.md"
+        [source] = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
+        found: dict[str, Any] = {}
+        exec(compile(source, str(page), "exec"), found)  # documentation of ours
+        self.assertGreater(found["moved"]["mean"], 5.5)
+        self.assertLess(found["moved"]["clipping:c=32 | mean"], 0.04)
 
 
 class RefusalTests(SynchronousTestCase):
