@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import unittest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +21,10 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
+from byzpy_tw.aggregators import GeometricMedian, Mean, Median, TrimmedMean
 from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.node_weights import NodeWeights, capped
-from byzpy_tw.algorithms.participation import Participants
+from byzpy_tw.algorithms.participation import Participants, RoundSize
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import ImmediateExecutor
@@ -36,6 +38,8 @@ from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.resume import merge_config
 from byzpy_tw.records.weights_file import FILE, identify_weights, read_weights
 from byzpy_tw.report.result import Result
+from byzpy_tw.rounds.feasibility import list_feasible_rules
+from byzpy_tw.testing.properties import aggregator_tests
 from byzpy_tw.workers.shards import examples_of_nodes
 from byzpy_tw.workers.spec import RunSpec
 from tests.support import folder
@@ -284,6 +288,13 @@ class RefusalTests(SynchronousTestCase):
         for pre in ("clipping:c=1", "arc"):
             resolve_rules(config(weights="examples", pre_aggregator=pre), load(only=()))
 
+    def test_doctor_lists_them(self) -> None:
+        """Rules that take no weights are none that a run with weights may have."""
+        registry, given = load(only=()), config(weights="examples")
+        found = list_feasible_rules(given, registry, (RoundSize(7, 2, 2, 0),))
+        able = {each.rule for each in found if each.uncomputable is None}
+        self.assertEqual(able, {"geometric-median", "mean", "median", "trimmed-mean"})
+
     def test_local_data(self) -> None:
         self.refused("no use with --partition local: each site would say", partition="local")
         resolve_rules(config(weights="a.csv", partition="local"), load(only=()))
@@ -367,6 +378,32 @@ class Deaf:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         return vectors.mean(dim=0)
+
+
+@frozen(kw_only=True)
+class Ignoring:
+    """Says that it takes weights, and ignores them."""
+
+    takes_weights: ClassVar[bool] = True
+
+    def __call__(self, vectors: Tensor, *, context: Any = None) -> Tensor:
+        return vectors.mean(dim=0)
+
+
+class KitTests(SynchronousTestCase):
+    def failures(self, make: Any) -> list[Any]:
+        result = unittest.TestResult()
+        tests = aggregator_tests(make, bound=None)
+        unittest.defaultTestLoader.loadTestsFromName("test_weights", tests).run(result)
+        self.assertEqual(result.testsRun, 1)
+        return [*result.failures, *result.errors]
+
+    def test_of_plugins(self) -> None:
+        """The kit tells a rule that uses weights from one that does not."""
+        for rule in (Mean, Median, TrimmedMean, GeometricMedian):
+            self.assertEqual(self.failures(rule), [])
+        [(_, told)] = self.failures(Ignoring)
+        self.assertIn("weights change nothing", told)
 
 
 class RunTests(TestCase):
