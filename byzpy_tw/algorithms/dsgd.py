@@ -105,9 +105,12 @@ class Dsgd:
         `f` is the budget that the rules are expected to have.
         """
         config, rules, memory = self.config, self.rules, dict(state.attack)
+        weights = rules.aggregation.node_weights
         context = Context(
             seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
             byzantine=self._attackers(state), pipeline=rules.aggregation.pipeline(f),
+            weights=None if weights is None else weights.of_rows(nodes),
+            node_weights=None if weights is None else weights.shares.clone(),
         )  # fmt: skip
         with plugin_call(f"attack {config.attack!r}"):
             known = Knowledge.for_attack(

@@ -6,9 +6,11 @@ from typing import Any
 
 from attrs import define, field
 
+from byzpy_tw.aggregators.rule import takes_weights
 from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.algorithms.algorithm import Algorithm
 from byzpy_tw.algorithms.guarded import GuardedAlgorithm
+from byzpy_tw.algorithms.node_weights import NodeWeights, weight_gap
 from byzpy_tw.algorithms.participation import Participation, survey
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, GuaranteeMissing
@@ -18,6 +20,7 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.plugins.signatures import RATE
+from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import open_device
 
 
@@ -117,6 +120,24 @@ class ResolvedRules:
             raise GuaranteeMissing(f"{config.pipeline}: {missing} (--strict)")
         return missing
 
+    def use_weights(self, weights: NodeWeights | None) -> list[str]:
+        """Give nodes `weights`, None for equal ones; return notices for the user.
+
+        Raises `ConfigError` where a round may be left without any weight, and `GuaranteeMissing`
+        where the f heaviest nodes have half of it or more and ``--strict`` wants a guarantee.
+        """
+        self.aggregation.use_weights(weights)
+        if weights is None:
+            return []
+        told, gap = weight_gap(self.config, weights, self.participation.sizes)
+        option = f"--weights {self.config.weights}"
+        if gap is None:
+            return [f"{option}: {told}"]
+        self.missing_guarantee = self.missing_guarantee or gap
+        if self.config.strict:
+            raise GuaranteeMissing(f"{option}: {gap} (--strict)")
+        return [f"no guarantee: {option}: {gap} (--strict makes this an error)"]
+
     @property
     def optimizer_owner(self) -> str:
         """The optimizer and whose it is, for messages."""
@@ -151,11 +172,38 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     a guarantee.
     """
     rules = assemble_rules(config, registry)
+    check_takes_weights(rules.aggregation, registry)
     algorithm = rules.make_algorithm()
     rules.participation = survey(config, algorithm.participants)
     rules.missing_guarantee = rules.check_sizes(algorithm)
     rules.attack_with_budget(config.f)  # raises its error, if any
     return rules
+
+
+def check_takes_weights(aggregation: Aggregation, registry: Registry) -> None:
+    """Raise `ConfigError` for weights that a rule does not take, or that nobody can vouch for."""
+    config = aggregation.config
+    if config.weights == "equal":
+        return
+    if config.weights == "examples" and is_local(registry, config.partition):
+        raise ConfigError(
+            f"--weights examples has no use with --partition {config.partition}: each site would "
+            "say itself how many examples it has; write what you know into a file, --weights FILE"
+        )
+    place = aggregation.pipeline(config.f).without_weights
+    if place is None:
+        return
+    if place < len(config.pre_aggregator):
+        raise ConfigError(
+            f"--weights {config.weights}: {config.pre_aggregator[place]} makes rows of several "
+            "nodes' vectors, which are no node's to weigh: leave it out, or use --weights equal"
+        )
+    entries = (entry for entry in registry.entries() if entry.kind == "aggregator")
+    able = [entry.name for entry in entries if takes_weights(entry.factory)]
+    raise ConfigError(
+        f"--weights {config.weights}: {config.aggregator} takes no weights; use one that does "
+        f"({', '.join(able)}), or --weights equal"
+    )
 
 
 def assemble_rules(config: RunConfig, registry: Registry) -> ResolvedRules:

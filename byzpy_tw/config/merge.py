@@ -68,7 +68,8 @@ def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[
     located = [name for name in LOCATIONS if given.get(name)]
     unused = (_UNUSED_AT_LOCATION.get(location, ("", ()))[1] for location in located)
     dropped = {*(LOCATIONS if located else ()), *chain.from_iterable(unused)}
-    dropped |= {"init_sha256"} if "init" in given else set()  # it is of another file
+    # These are of another file.
+    dropped |= {f"{name}_sha256" for name in ("init", "weights") if name in given}
     return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}
 
 
@@ -125,6 +126,10 @@ def _find_unused(
             yield name, ("participants",), "without --participants"
     if given("init_sha256") and config.init is None:
         yield "init_sha256", ("init",), "without --init"
+    if given("weights_sha256") and config.weights_file is None:
+        yield "weights_sha256", ("weights",), f"with --weights {config.weights}, which is no file"
+    if given("max_weight") and config.weights == "equal":
+        yield "max_weight", ("weights",), "with --weights equal"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield "keep_checkpoints", ("checkpoint_interval",), why

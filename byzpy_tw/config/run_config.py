@@ -54,6 +54,7 @@ SECTIONS = {
     "aggregation": "aggregation",
     "running": "running",
 }
+WEIGHTS = ("equal", "examples")  # values of `RunConfig.weights` that are no file
 SEARCHING = ("opt-alie", "opt-ipm")  # attacks to which `RunConfig.search` applies
 LOCATIONS = ("remote_hosts", "local", "in_process")
 # With `FEDAVG`, by optimizer: parameters of the trainer's that its text does not give.
@@ -149,6 +150,23 @@ class RunConfig:
         "further nodes that a round of --participants may ask, each in the place of one that is "
         "late or lost",
         integer_in(0, 1_000_000), metavar="K", added=True,
+    )  # fmt: skip
+    weights: str = _aggregation(
+        "equal",
+        "what each node's vector weighs: equal; examples, by the number of its examples; or a FILE "
+        "with a line NODE,WEIGHT for each node",
+        metavar="equal|examples|FILE", added=True,
+    )  # fmt: skip
+    weights_sha256: str | None = _aggregation(
+        None,
+        "SHA-256 that the file of --weights must have (default: what it has when the run begins)",
+        optional(sha256_digest), metavar="HEX", added=True,
+    )  # fmt: skip
+    max_weight: float | None = _aggregation(
+        None,
+        "largest share of the weight of all nodes that one node may have: heavier ones are cut to "
+        "one level (default: no limit)",
+        optional(real_in(above=0, most=1)), metavar="SHARE", convert=to_float, added=True,
     )  # fmt: skip
     optimizer: str = _training(
         "sgd", "how the parameters step along the aggregate: NAME[:key=value,...]",
@@ -372,6 +390,11 @@ class RunConfig:
         named = parse(self.algorithm)
         return named.pairs if named.name == FEDAVG else None
 
+    @property
+    def weights_file(self) -> str | None:
+        """The file of ``--weights``; None where it names none."""
+        return None if self.weights in WEIGHTS else self.weights
+
     def spec(self) -> RunSpec:
         """The run as its nodes are told of it."""
         marked = {f.metadata["node_field"]: getattr(self, f.name) for f in attrs.fields(RunConfig)}
@@ -398,6 +421,8 @@ class RunConfig:
             if f.metadata["bits"]
             and not (f.name in left_out and plain[f.name] in (left_out[f.name], None))
         }
+        if self.weights_file is not None and self.weights_sha256 is not None:
+            del found["weights"]  # the file may lie anywhere
         # A run that is on record without the digest of its file has the path among its bits.
         by_path = self.init is not None and self.init_sha256 is None
         return {**found, "init": self.init} if by_path else found

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
 from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
-from byzpy_tw.kernels.points import Points
+from byzpy_tw.kernels.points import EPSILON, Points
 from byzpy_tw.kernels.workspace import Borrow, borrowed_buffers
 
 Rows = Sequence[Tensor]
@@ -32,6 +32,58 @@ def median(points: Points) -> Tensor:
 def trimmed_mean(points: Points, f: int) -> Tensor:
     """Return the mean of each coordinate without its f smallest and f largest values, ``(d,)``."""
     return _mean_of_ranks(points, range(f, points.size - f))
+
+
+def weighted_median(points: Points, weights: Tensor) -> Tensor:
+    """Return the weighted median of each coordinate, ``(d,)``.
+
+    `weights` are ``(m,)`` float64 with a sum of one.  At most half of the weight is below the
+    median, and at most half above it: the mean of the least and the largest such value.
+    """
+    error = sum_error(points.size)
+
+    def answer(values: Tensor, masses: Tensor) -> Tensor:
+        below, up_to = (torch.zeros_like(values[:1], dtype=torch.int64) for _ in range(2))
+        passed = torch.zeros_like(masses[0])
+        for mass in masses:
+            passed += mass
+            below += passed < 0.5 - error
+            up_to += passed <= 0.5 + error
+        last = len(values) - 1
+        low, high = (values.gather(0, at.clamp_(max=last))[0] for at in (below, up_to))
+        return (low + high) / 2
+
+    return _map_weighted_tiles(points, weights, answer)
+
+
+def weighted_trimmed_mean(points: Points, weights: Tensor, cut: float) -> Tensor:
+    """Return the mean of each coordinate by weight without `cut` of it at either end, ``(d,)``.
+
+    `weights` are ``(m,)`` float64 with a sum of one.  A value on the border counts with the weight
+    that is left of it.  Where `cut` is half or more, it is the weighted median.
+    """
+    error = sum_error(points.size)
+    if 1 - 2 * cut <= points.size * error:
+        return weighted_median(points, weights)
+
+    def answer(values: Tensor, masses: Tensor) -> Tensor:
+        total, kept, passed = (torch.zeros_like(masses[0]) for _ in range(3))
+        for value, mass in zip(values, masses, strict=True):
+            before = passed.clamp(min=cut)
+            passed += mass
+            inside = passed.clamp(max=1 - cut).sub_(before)
+            # Rounding must leave nothing of a value that is cut: it may be as large as 1e18.
+            inside = torch.where(inside > error, inside, 0.0)
+            kept += inside
+            total += inside * value
+        return (total / kept).to(values.dtype)
+
+    return _map_weighted_tiles(points, weights, answer)
+
+
+def sum_error(count: int) -> float:
+    """Return a bound on the rounding of a sum of `count` weights, whose sum is one."""
+    return 4 * count * EPSILON
 
 
 def mean_around_median(points: Points, keep: int) -> Tensor:
@@ -168,6 +220,19 @@ def _map_sorted_tiles(
 
     with borrowed_buffers() as borrow:
         return _map_tiles(points, lambda: start(borrow))
+
+
+def _map_weighted_tiles(
+    points: Points, weights: Tensor, answer: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return ``(d,)``: on each tile, `answer` of its sorted values and of their weights."""
+    weights = weights.to(points.matrix.device)
+
+    def compute(rows: Rows) -> Tensor:
+        values, order = torch.stack(list(rows)).sort(dim=0, stable=True)
+        return answer(values, weights[order])
+
+    return _map_tiles(points, lambda: compute)
 
 
 def _sort(rows: Rows) -> Rows:

@@ -15,16 +15,18 @@ from attrs import asdict, define, evolve, field
 
 import byzpy_tw
 from byzpy_tw import models
+from byzpy_tw.algorithms.node_weights import NodeWeights
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
+from byzpy_tw.errors import BrokenPlugin, RunDirectoryError, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.initial_values import use_initial_values
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.records.schema import ROUND_FIELDS
+from byzpy_tw.records.weights_file import differing_weights, weights_of
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
@@ -62,6 +64,8 @@ class Prepared:
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
     init: str | None = None  # digest of the initial values, where a file gives them
     data_root: Path = Path()
+    weights: NodeWeights | None = None  # of the nodes, where these are not equal
+    messages: Sequence[str] = ()  # for the user, of what is as it was asked for
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -82,6 +86,7 @@ class Prepared:
             "metrics": [asdict(metric) for metric in self.metrics],
             "chance": dict(self.chance),
             **({} if self.init is None else {"init": self.init}),
+            **({} if self.weights is None else {"weights": self.weights.describe()}),
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": self.trial_outcome.trial.to_dict(),
@@ -156,6 +161,11 @@ def prepare_data(
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
+    sizes = [len(shard) for shard in shards]
+    weights = weights_of(config, sizes, folder, recorded, keep=True)
+    if why := differing_weights(weights, recorded):
+        raise RunDirectoryError(f"the run was begun with other weights: {why}")
+    messages = rules.use_weights(weights)
     check_model(spec, registry, data, root=root)
     begun = time.perf_counter()
     outcome, warnings = _try_model(config, registry, data, shards)
@@ -171,12 +181,12 @@ def prepare_data(
     attack = _try_attack(config, registry, dimension)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
     evaluator = Evaluator.of_run(spec, model, data, outcome, who)
-    device, sizes = rules.aggregation.device.description, [len(shard) for shard in shards]
+    device = rules.aggregation.device.description
     here = environment(registry, probe=probe(), device=device, threads=threads)
     task = parse(task_of(spec, registry, data)).name
     return Prepared(
         data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
-        evaluator.chance(), init, root,
+        evaluator.chance(), init, root, weights, messages,
     )  # fmt: skip
 
 

@@ -90,6 +90,11 @@ class NodeHost:
         )
 
     @property
+    def shard_sizes(self) -> list[int]:
+        """The number of examples in each shard."""
+        return [len(shard) for shard in self._shards]
+
+    @property
     def dimension(self) -> int:
         return self.parameters.numel()
 

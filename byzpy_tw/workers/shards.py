@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_specs
 from byzpy_tw.workers.validation import training_indices
 
 
@@ -90,6 +91,12 @@ def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:
     if node.honest or further <= 0:
         return node.shard
     return spec.shards + (node.node - spec.shards) % further
+
+
+def examples_of_nodes(sizes: Sequence[int], spec: RunSpec) -> list[int]:
+    """Return the number of each node's examples, from the `sizes` of the shards."""
+    nodes = node_specs(honest=spec.shards, byzantine=spec.byzantine, attack="none")
+    return [sizes[shard_of(node, len(sizes), spec)] for node in nodes]
 
 
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:
