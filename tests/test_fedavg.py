@@ -27,6 +27,7 @@ from byzpy_tw.models.building import flat_parameters
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.vectors import norm_of
+from byzpy_tw.workers import local_training
 from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.building import build_host, check_model, make_model
 from byzpy_tw.workers.gradients import Answer, Gradient
@@ -255,6 +256,34 @@ class LocalTrainingTests(SynchronousTestCase):
         self.assertIsInstance(found[0], BadRequest)
         self.assertEqual(len(asked), 3)
 
+    def test_turns(self) -> None:
+        """Other jobs of the pool are not kept waiting for all steps; the bits are the same."""
+        host = host_of(evolve(SPEC, local_steps=STEPS))
+        expected = vectors(host)
+        self.patch(local_training, "TURN_SECONDS", -1.0)
+        threads, found, other = HandCrankedPool(), [], []  # type: ignore[var-annotated]
+        host.gradients(threads, (0, 1, 2, 3), 0, found.extend)
+        threads.turn()
+        threads.submit(other.append, 1)
+        threads.turn(2)
+        self.assertEqual((other, found), ([1], []))
+        threads.turn(10)
+        self.assertEqual((len(threads.waiting), found), (1, []))
+        threads.drain()
+        self.assertTrue(torch.equal(torch.stack([one.vector for one in found]), expected))
+        self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
+
+    def test_closed_pool(self) -> None:
+        """Steps end with the pool, and the model is there for others."""
+        host = host_of(evolve(SPEC, local_steps=STEPS))
+        self.patch(local_training, "TURN_SECONDS", -1.0)
+        threads, found = HandCrankedPool(), []  # type: ignore[var-annotated]
+        host.gradients(threads, (0, 1), 0, found.extend)
+        threads.shutdown()
+        threads.turn()
+        self.assertEqual((len(threads.waiting), found), (0, []))
+        self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
+
     def test_limit(self) -> None:
         """A server refuses local models over the memory that a thread may keep."""
         data = synthetic(n=200, classes=4, features=9)
@@ -264,7 +293,9 @@ class LocalTrainingTests(SynchronousTestCase):
             )  # fmt: skip
             d = 9 * 30000 + 30000 + 4 * 30000 + 4
             check_model(spec, registry(), data, most_working=kept * d)
-            with self.assertRaisesRegex(LimitExceeded, "local steps of model.*on each thread"):
+            with self.assertRaisesRegex(
+                LimitExceeded, "local steps of model.*for a node, the parameters"
+            ):
                 check_model(spec, registry(), data, most_working=kept * d - 1)
 
 
