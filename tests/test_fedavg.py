@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from byzpy_tw.batches import take
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.datasets import Dataset
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.errors import BadParameter, BadRequest, ConfigError, LimitExceeded
 from byzpy_tw.kernels.parallel import pool
@@ -27,11 +29,13 @@ from byzpy_tw.models.building import flat_parameters
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.vectors import norm_of
+from byzpy_tw.workers import local_training
 from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.building import build_host, check_model, make_model
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.local_steps import LocalSteps
+from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from tests.trial_models import KeepsOnItself
 
@@ -63,12 +67,27 @@ class Models:
         return [Registration("thinned", Thinned), Registration("keeps", KeepsOnItself)]
 
 
+@cache
 def registry() -> Registry:
     return load(only=(), extra={"models": Models()})
 
 
+@cache
+def examples() -> Dataset:
+    return synthetic(n=200, classes=4, features=9)
+
+
+@cache
+def trial_of(model: str) -> TrialOutcome:
+    """Return the outcome of a trial that is the same for each of these specs."""
+    spec = evolve(SPEC, model=model)
+    return build_host(spec, registry(), data_root=None, dataset=examples()).trial_outcome
+
+
 def host_of(spec: RunSpec, attack: str = "label-flip") -> NodeHost:
-    host = build_host(spec, registry(), data_root=None)
+    host = build_host(
+        spec, registry(), data_root=None, dataset=examples(), trial_outcome=trial_of(spec.model)
+    )
     for node in range(spec.shards):
         host.spawn(NodeSpec(node=node, shard=node))
     for node in range(spec.shards, spec.n):
@@ -103,7 +122,7 @@ def plain_loop(
     clip: float | None = None, mu: float = 0.0, **options: Any,
 ) -> tuple[Tensor, float]:  # fmt: skip
     """Return the update and the mean loss of a loop as one writes it with torch alone."""
-    data = synthetic(n=200, classes=4, features=9)
+    data = examples()
     model = make_model(spec, registry(), data)
     flat = flat_parameters(model)
     flat.copy_(start)
@@ -127,7 +146,15 @@ def plain_loop(
     return flat - start, sum(losses) / len(losses)
 
 
-class LocalTrainingTests(SynchronousTestCase):
+class SingleThreadedTestCase(SynchronousTestCase):
+    """Tests that compute as a pool's thread does: torch's own would wait for each other."""
+
+    def setUp(self) -> None:
+        self.addCleanup(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+
+
+class LocalTrainingTests(SingleThreadedTestCase):
     """The update that a node sends, against a plain loop with torch's optimizer."""
 
     def check(self, text: str, steps: int, lr: float, **options: Any) -> None:
@@ -135,7 +162,7 @@ class LocalTrainingTests(SynchronousTestCase):
         start = state_of(host, 0)
         host.load(start)
         for round in (0, 7):
-            for node, answer in enumerate(answers(host, round)):
+            for node, answer in enumerate(answers(host, round, (0, 1))):
                 assert isinstance(answer, Gradient)
                 update, loss = plain_loop(SPEC, start, round, node, steps, lr, **options)
                 error = float((answer.vector - update).abs().max() / update.abs().max())
@@ -170,7 +197,7 @@ class LocalTrainingTests(SynchronousTestCase):
 
     def test_epochs(self) -> None:
         """An epoch is all batches of the node's examples, the same as so many steps."""
-        each = len(synthetic(n=200, classes=4, features=9).train) // 4 // 8
+        each = len(examples().train) // 4 // 8
         self.assertEqual(each, 5)
         for batches in ("epochs", "draws"):
             spec = evolve(SPEC, batches=batches)
@@ -255,20 +282,50 @@ class LocalTrainingTests(SynchronousTestCase):
         self.assertIsInstance(found[0], BadRequest)
         self.assertEqual(len(asked), 3)
 
+    def test_turns(self) -> None:
+        """Other jobs of the pool are not kept waiting for all steps; the bits are the same."""
+        host = host_of(evolve(SPEC, local_steps=STEPS))
+        expected = vectors(host)
+        self.patch(local_training, "TURN_SECONDS", -1.0)
+        threads, found, other = HandCrankedPool(), [], []  # type: ignore[var-annotated]
+        host.gradients(threads, (0, 1, 2, 3), 0, found.extend)
+        threads.turn()
+        threads.submit(other.append, 1)
+        threads.turn(2)
+        self.assertEqual((other, found), ([1], []))
+        threads.turn(10)
+        self.assertEqual((len(threads.waiting), found), (1, []))
+        threads.drain()
+        self.assertTrue(torch.equal(torch.stack([one.vector for one in found]), expected))
+        self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
+
+    def test_closed_pool(self) -> None:
+        """Steps end with the pool, and the model is there for others."""
+        host = host_of(evolve(SPEC, local_steps=STEPS))
+        self.patch(local_training, "TURN_SECONDS", -1.0)
+        threads, found = HandCrankedPool(), []  # type: ignore[var-annotated]
+        host.gradients(threads, (0, 1), 0, found.extend)
+        threads.shutdown()
+        threads.turn()
+        self.assertEqual((len(threads.waiting), found), (0, []))
+        self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
+
     def test_limit(self) -> None:
         """A server refuses local models over the memory that a thread may keep."""
-        data = synthetic(n=200, classes=4, features=9)
+        data = examples()
         for text, kept in ((STEPS, 4), (f"{STEPS},momentum=0.9", 8)):
             spec = evolve(
                 SPEC, local_steps=text, model="mlp:hidden=30000", micro_batch_size=1
             )  # fmt: skip
             d = 9 * 30000 + 30000 + 4 * 30000 + 4
             check_model(spec, registry(), data, most_working=kept * d)
-            with self.assertRaisesRegex(LimitExceeded, "local steps of model.*on each thread"):
+            with self.assertRaisesRegex(
+                LimitExceeded, "local steps of model.*for a node, the parameters"
+            ):
                 check_model(spec, registry(), data, most_working=kept * d - 1)
 
 
-class OneStepTests(SynchronousTestCase):
+class OneStepTests(SingleThreadedTestCase):
     """One plain step on both sides is a step of distributed SGD."""
 
     states = 50

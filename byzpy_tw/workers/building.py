@@ -170,14 +170,14 @@ def _check_constants(spec: RunSpec, sized: nn.Module, most_working: int, held: i
 
 
 def _check_local_models(spec: RunSpec, sized: nn.Module, most_working: int) -> None:
-    """Raise `LimitExceeded` for too many bytes that local steps keep on one thread."""
+    """Raise `LimitExceeded` for too many bytes that local steps keep of one node."""
     if spec.local_steps is None:
         return
     momentum = LocalSteps.parse(spec.local_steps).momentum
     kept = (2 if momentum else 1) * sum(leaf.nbytes for _, leaf in trained_parameters(sized))
     if kept > most_working:
         raise LimitExceeded(
-            f"local steps of model {spec.model!r} keep {kept / 2**20:.0f} MiB on each thread: "
+            f"local steps of model {spec.model!r} keep {kept / 2**20:.0f} MiB for a node, "
             f"{'the parameters and their momentum' if momentum else 'the parameters'}, over the "
             f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
         )

@@ -1,16 +1,19 @@
 """A node's local training: steps of SGD from the round's parameters, and its update.
 
 Step k of round t has the node's batch t K + k, where a round has K steps.  So one step has the
-batch, the augmentation and the dropout of a node that sends a gradient.  A node's steps are one
-job on one thread, in a model with memory of its own.  As many of these models are made as jobs
-run at once, and they are used again; nothing else is kept from round to round.
+batch, the augmentation and the dropout of a node that sends a gradient.  A node's steps are taken
+one after the other, in a model with memory of its own.  As many of these models are made as nodes
+train at once, and they are used again; nothing else is kept from round to round.
+
+A node's steps may take minutes.  So a job ends after `TURN_SECONDS`, and the rest queues up anew:
+what other runs compute on the same threads waits no longer than that.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -26,10 +29,12 @@ from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, mod
 from byzpy_tw.workers.local_steps import LocalSteps
 from byzpy_tw.workers.pool import Pool
 
+TURN_SECONDS = 0.25  # of a core
+
 
 @frozen(eq=False)
 class LocalModel:
-    """A model with memory of its own for what is trained, and for momentum; for one job at once."""
+    """A model with memory of its own for what is trained, and for momentum; of one node at once."""
 
     provide: Callable[[], nn.Module]  # returns the model for one call
     leaves: Sequence[Tensor]  # its parameters
@@ -71,42 +76,58 @@ class LocalTraining:
         still_wanted: Callable[[], bool],
         report_seconds: Callable[[float], None],
     ) -> None:
-        """Compute nodes' updates on `pool` in one job, as `gradients.submit` does gradients."""
+        """Compute nodes' updates on `pool`, one after the other, as `gradients.submit` does."""
+        answers: list[Answer] = []
 
-        def train_all() -> None:
-            answers: list[Answer] = []
+        def train_all() -> Generator[None, None, None]:
             for batches in work:
-                begun = time.thread_time()
                 try:
-                    answers.append(self.train(batches, still_wanted))
-                    report_seconds(time.thread_time() - begun)
+                    answers.append((yield from self.train(batches, still_wanted, report_seconds)))
+                except GeneratorExit:  # the pool was closed
+                    raise
                 except BaseException as e:  # of any kind: it is this node's failure
                     answers.append(e)
+
+        steps = train_all()
+
+        def take_turn() -> None:
+            begun = time.thread_time()
+            for _ in steps:
+                if time.thread_time() - begun > TURN_SECONDS:
+                    try:
+                        pool.submit(take_turn)
+                    except RuntimeError:  # it was closed: nobody waits
+                        steps.close()
+                    return
             on_answers(answers)
 
-        pool.submit(train_all)
+        pool.submit(take_turn)
 
-    def train(self, batches: MicroBatches, still_wanted: Callable[[], bool]) -> Gradient:
-        """Return the update of the node of `batches` in their round, and the mean of its losses.
+    def train(
+        self,
+        batches: MicroBatches,
+        still_wanted: Callable[[], bool],
+        report_seconds: Callable[[float], None],
+    ) -> Generator[None, None, Gradient]:
+        """Yield after each step of the node of `batches` in their round.
 
-        Raises `BadRequest` once `still_wanted` returns False.
+        Returns the node's update, with the mean of its losses.  Raises `BadRequest` once
+        `still_wanted` returns False.
         """
         losses: list[float] = []
-        per_epoch = rounds_per_epoch(len(batches.shard), batches.spec)
+        seconds, per_epoch = 0.0, rounds_per_epoch(len(batches.shard), batches.spec)
         with self._lend() as local:
             local.parameters.copy_(self.start)
             for number in self.steps.batches(batches.round, per_epoch):
                 if not still_wanted():
                     raise BadRequest("nobody waits for this update any more")
-                own = attrs.evolve(
-                    batches, model=local.provide, leaves=local.leaves, round=number
-                )  # fmt: skip
-                gradient = own.gradient()
-                if self.steps.clip is not None:
-                    gradient = gradient.scale_down(self.steps.clip)
-                self._step(local, gradient.pieces, first=not losses)
-                losses.append(gradient.loss)
+                begun = time.thread_time()
+                own = attrs.evolve(batches, model=local.provide, leaves=local.leaves, round=number)
+                losses.append(self._step(local, own, first=not losses))
+                seconds += time.thread_time() - begun
+                yield
             (update,) = batches.device.fetch([local.parameters - self.start])
+        report_seconds(seconds)
         return Gradient((update,), math.fsum(losses) / len(losses))
 
     @contextmanager
@@ -120,14 +141,17 @@ class LocalTraining:
         finally:
             self._idle.append(local)
 
-    def _step(self, local: LocalModel, gradient: Sequence[Tensor], *, first: bool) -> None:
-        """Step along the `gradient`, in pieces: as `torch.optim.SGD`, to the bit."""
-        steps, sizes = self.steps, [piece.numel() for piece in gradient]
-        memory = local.velocity.split(sizes) if steps.momentum else gradient
-        places = zip(
-            gradient, local.parameters.split(sizes), self.start.split(sizes), memory, strict=True
-        )
-        for piece, now, start, velocity in places:
+    def _step(self, local: LocalModel, batch: MicroBatches, *, first: bool) -> float:
+        """Step along the gradient of `batch`, as `torch.optim.SGD` to the bit; return its loss."""
+        steps, gradient = self.steps, batch.gradient()
+        if steps.clip is not None:
+            gradient = gradient.scale_down(steps.clip)
+        sizes = [piece.numel() for piece in gradient.pieces]
+        memory = local.velocity.split(sizes) if steps.momentum else gradient.pieces
+        parameters, starts = local.parameters.split(sizes), self.start.split(sizes)
+        for piece, now, start, velocity in zip(
+            gradient.pieces, parameters, starts, memory, strict=True
+        ):
             # Not in place: the gradients of two parameters may be one tensor.
             if steps.mu:
                 piece = piece.add(now - start, alpha=steps.mu)
@@ -137,3 +161,4 @@ class LocalTraining:
                 velocity.copy_(piece) if first else velocity.mul_(steps.momentum).add_(piece)
                 piece = velocity
             now.add_(piece, alpha=-steps.lr)
+        return gradient.loss
