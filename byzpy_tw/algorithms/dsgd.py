@@ -7,7 +7,7 @@ simulator call it; it does no I/O and reads no clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,8 @@ class Dsgd:
 
     config: RunConfig
     rules: ResolvedRules
-    _all: Participants = field(init=False)
     _sampling: Sampling | None = field(init=False)
-
-    @_all.default
-    def _list_all(self) -> Participants:
-        return Participants(range(self.config.n), self.config.f)
+    _everyone: Participants | None = field(default=None, init=False)  # made once
 
     @_sampling.default
     def _make_sampling(self) -> Sampling | None:
@@ -76,10 +72,15 @@ class Dsgd:
         return node >= self.config.num_honest or not self.config.worker_momentum
 
     def participants(self, state: State) -> Participants:
-        if self._sampling is None:
-            return self._all
-        nodes, spare = self._sampling.draw(state.round)
-        return Participants(nodes, self._sampling.f, spare)
+        if self._sampling is not None:
+            return self._asking(*self._sampling.draw(state.round), f=self._sampling.f)
+        if self._everyone is None:
+            self._everyone = self._asking(range(self.config.n), f=self.config.f)
+        return self._everyone
+
+    def _asking(self, nodes: Iterable[int], spare: Iterable[int] = (), *, f: int) -> Participants:
+        """Return `nodes` as participants, of whose vectors `f` may be faulty."""
+        return Participants(nodes, f, spare)
 
     def request(self, state: State) -> Tensor:
         (parameters,) = self.rules.aggregation.device.fetch([state.parameters])

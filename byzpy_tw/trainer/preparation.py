@@ -112,6 +112,7 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
         if config.participants is not None:
             option = f"--participants {config.participants}"
         notices.append(f"{option}: {asked}")
+    notices += _empty_rounds(rules)
     if config.num_byz > config.f and not rules.outnumbered:
         notices.append(
             f"{config.num_byz} Byzantine nodes are more than f = {config.f}: no rule is asked to "
@@ -121,6 +122,20 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
         why = f"{config.pipeline}: {rules.missing_guarantee}"
         notices.append(f"no guarantee: {why} (--strict makes this an error)")
     return notices
+
+
+def _empty_rounds(rules: ResolvedRules) -> list[str]:
+    """Return a line where rounds are to be expected that ask Byzantine nodes alone."""
+    config, sampling = rules.config, rules.participation.sampling
+    if sampling is None or rules.participation.keeps:
+        return []
+    expected = sampling.without_honest(config.num_byz)
+    if expected < 0.01:
+        return []
+    return [
+        f"about {expected:.2g} of {config.rounds} rounds draw Byzantine nodes alone: their attack "
+        "sees no honest vector then, and no step is made"
+    ]
 
 
 def budget_notices(rules: ResolvedRules, resumed: ResumePoint) -> list[str]:
