@@ -39,10 +39,13 @@ from byzpy_tw.records.resume import merge_config
 from byzpy_tw.records.weights_file import FILE, identify_weights, read_weights
 from byzpy_tw.report.result import Result
 from byzpy_tw.rounds.feasibility import list_feasible_rules
+from byzpy_tw.sweep.grid import command_line
+from byzpy_tw.sweep.run_lines import check_records
 from byzpy_tw.testing.properties import aggregator_tests
 from byzpy_tw.workers.shards import examples_of_nodes
 from byzpy_tw.workers.spec import RunSpec
 from tests.support import folder
+from tests.sweep_grids import grid_of
 from tests.test_participation import naming, registry_of
 
 ROOT = Path(__file__).parent.parent
@@ -388,6 +391,23 @@ class Ignoring:
 
     def __call__(self, vectors: Tensor, *, context: Any = None) -> Tensor:
         return vectors.mean(dim=0)
+
+
+class SweepTests(SynchronousTestCase):
+    def test_a_file(self) -> None:
+        """Its content decides the folder of a run, and its path does not."""
+        where, rules = folder(self), ["mean"]
+        found = []
+        for name, weights in (("a", [1] * 11), ("b", [1] * 11), ("c", [2] * 11)):
+            path = write(where / name, weights)
+            made = grid_of({"weights": str(path)}, ["none"], rules, [1], load(only=()))
+            self.assertIn(f"--weights {path} --weights-sha256 ", command_line(made.runs[0].config))
+            found.append(made.runs[0].folder)
+        self.assertEqual((found[0], len(set(found))), (found[1], 2))
+        with self.assertRaisesRegex(ConfigError, "no folder for the copy of the file of --weights"):
+            check_records("lines", made.runs)
+        refused = grid_of({"weights": str(path)}, ["none"], ["krum"], [1], load(only=()))
+        self.assertIn("krum takes no weights", str(refused.cells[0].impossible))
 
 
 class KitTests(SynchronousTestCase):

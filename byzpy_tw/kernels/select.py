@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
 from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 from byzpy_tw.kernels.points import EPSILON, Points
@@ -22,6 +23,7 @@ from byzpy_tw.kernels.workspace import Borrow, borrowed_buffers
 Rows = Sequence[Tensor]
 T = TypeVar("T")
 MOST_IN_NETWORK = 512
+_ROW_BITS = MOST_IN_NETWORK - 1  # of a float64 that was a float32
 
 
 def median(points: Points) -> Tensor:
@@ -42,14 +44,15 @@ def weighted_median(points: Points, weights: Tensor) -> Tensor:
     """
     error = sum_error(points.size)
 
-    def answer(values: Tensor, masses: Tensor) -> Tensor:
-        below, up_to = (torch.zeros_like(values[:1], dtype=torch.int64) for _ in range(2))
+    def answer(ranked: Rows, masses: Rows) -> Tensor:
         passed = torch.zeros_like(masses[0])
+        below, up_to = (torch.zeros(1, len(passed), dtype=torch.int64, device=passed.device)
+                        for _ in range(2))  # fmt: skip
         for mass in masses:
             passed += mass
             below += passed < 0.5 - error
             up_to += passed <= 0.5 + error
-        last = len(values) - 1
+        values, last = torch.stack(list(ranked)), len(ranked) - 1
         low, high = (values.gather(0, at.clamp_(max=last))[0] for at in (below, up_to))
         return (low + high) / 2
 
@@ -66,17 +69,17 @@ def weighted_trimmed_mean(points: Points, weights: Tensor, cut: float) -> Tensor
     if 1 - 2 * cut <= points.size * error:
         return weighted_median(points, weights)
 
-    def answer(values: Tensor, masses: Tensor) -> Tensor:
+    def answer(ranked: Rows, masses: Rows) -> Tensor:
         total, kept, passed = (torch.zeros_like(masses[0]) for _ in range(3))
-        for value, mass in zip(values, masses, strict=True):
+        for value, mass in zip(ranked, masses, strict=True):
             before = passed.clamp(min=cut)
             passed += mass
             inside = passed.clamp(max=1 - cut).sub_(before)
             # Rounding must leave nothing of a value that is cut: it may be as large as 1e18.
-            inside = torch.where(inside > error, inside, 0.0)
+            inside *= inside > error
             kept += inside
             total += inside * value
-        return (total / kept).to(values.dtype)
+        return total / kept
 
     return _map_weighted_tiles(points, weights, answer)
 
@@ -223,16 +226,42 @@ def _map_sorted_tiles(
 
 
 def _map_weighted_tiles(
-    points: Points, weights: Tensor, answer: Callable[[Tensor, Tensor], Tensor]
+    points: Points, weights: Tensor, answer: Callable[[Rows, Rows], Tensor]
 ) -> Tensor:
-    """Return ``(d,)``: on each tile, `answer` of its sorted values and of their weights."""
+    """Return ``(d,)``: on each tile, `answer` of its sorted values and of their weights, float64.
+
+    A float32 leaves 29 bits of a float64 free, for the number of its row: so a network sorts both
+    at once, in a fourth of the time that ``torch.sort`` takes (measured, 20 rows).
+    """
     weights = weights.to(points.matrix.device)
+    if points.size > MOST_IN_NETWORK or compute_dtype(points.matrix.dtype) != torch.float32:
 
-    def compute(rows: Rows) -> Tensor:
-        values, order = torch.stack(list(rows)).sort(dim=0, stable=True)
-        return answer(values, weights[order])
+        def sort(rows: Rows) -> Tensor:
+            values, order = torch.stack(list(rows)).double().sort(dim=0, stable=True)
+            return answer(values.unbind(0), weights[order].unbind(0))
 
-    return _map_tiles(points, lambda: compute)
+        return _map_tiles(points, lambda: sort)
+    steps, width = sorting_network(tuple(range(points.size))), _width(points)
+
+    def start(borrow: Borrow) -> Callable[[Rows], Tensor]:
+        room: Tensor | None = None
+
+        def compute(rows: Rows) -> Tensor:
+            nonlocal room
+            if room is None:
+                room = borrow(len(rows) + steps.scratch, width, weights)
+            part = room[:, : len(rows[0])]
+            for number, row in enumerate(rows):
+                part[number].copy_(row).view(torch.int64).bitwise_or_(number)
+            packed = _run_network(steps, part[: len(rows)].unbind(0), part[len(rows) :])
+            bits = [value.view(torch.int64) for value in packed]
+            masses = [weights.index_select(0, value & _ROW_BITS) for value in bits]
+            return answer([(value & ~_ROW_BITS).view(torch.float64) for value in bits], masses)
+
+        return compute
+
+    with borrowed_buffers() as borrow:
+        return _map_tiles(points, lambda: start(borrow))
 
 
 def _sort(rows: Rows) -> Rows:

@@ -179,7 +179,9 @@ def plan_of(study: Study, registry: Registry) -> Plan:
     """
     check_values(study)
     _, base = next(configurations(study))
-    base = identify_weights(identify_initial_values(base))
+    base = identify_initial_values(base)
+    if len(study.values_of("weights")) == 1:  # several are told apart by their paths
+        base = identify_weights(base)
     for name in ("init_sha256", "weights_sha256"):
         if (digest := getattr(base, name)) is not None:
             study = evolve(study, options={**study.options, name: digest})
