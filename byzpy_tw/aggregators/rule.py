@@ -37,6 +37,7 @@ ALL_LAWS = frozenset({PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS})
 # The conditions on n and f under which rules can be computed, or give a guarantee.
 _CONDITIONS: dict[str, Callable[[int, int], bool]] = {
     "any n": lambda n, f: True,
+    "f = 0": lambda n, f: f == 0,
     "n >= 1": lambda n, f: n >= 1,
     "n >= 2": lambda n, f: n >= 2,
     "n > f": lambda n, f: n > f,
