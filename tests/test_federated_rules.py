@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,7 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators import FLAME, FoolsGold, NormBound, Pipeline, RobustLearningRate
 from byzpy_tw.aggregators.clusters import majority_component
-from byzpy_tw.errors import TooManyByzantine
+from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.errors import ConfigError, TooManyByzantine
+from byzpy_tw.plugins import load
 from byzpy_tw.preaggregators import NNM, Bucketing, Clipping
 from byzpy_tw.seeds import Context
 
@@ -221,6 +225,20 @@ class FoolsGoldTests(SynchronousTestCase):
             self.assertTrue(bool(torch.isfinite(found).all()))
         self.assertLess(float(state["sums"][0].norm()), 1.001e18)
         torch.testing.assert_close(state["sums"][1], rows[1] * 5)
+
+    def test_memory_that_there_is_not(self) -> None:
+        """Before round 0 the bytes are worked out, and compared with the machine's."""
+        config = RunConfig(
+            in_process=True, aggregator="foolsgold", num_honest=400_000, num_byz=0, f=0
+        )
+        rules = resolve_rules(config, load(only=()))
+        rules.check_remembered(100)
+        with self.assertRaisesRegex(
+            ConfigError, "400,000 nodes x 10,000,000 parameters x 4 bytes are 1.49e[+]04 GiB, and"
+        ):
+            rules.check_remembered(10_000_000)
+        short = resolve_rules(evolve(config, aggregator="foolsgold:memory=false"), load(only=()))
+        short.check_remembered(10_000_000)
 
     def test_behind_other_rules(self) -> None:
         """A memory of nodes is no use behind a rule that makes other rows, which says so."""

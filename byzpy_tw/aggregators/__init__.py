@@ -29,6 +29,7 @@ from byzpy_tw.aggregators.nearest import CGE, MoNNA
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.aggregators.rule import Outcome
 from byzpy_tw.aggregators.subsets import MDA, SMEA
+from byzpy_tw.aggregators.trusted import FLTrust, Zeno
 
 __all__ = [
     "BUILTIN",
@@ -41,6 +42,7 @@ __all__ = [
     "CenteredClipping",
     "ClippedClustering",
     "DnC",
+    "FLTrust",
     "FoolsGold",
     "GeometricMedian",
     "Krum",
@@ -57,6 +59,7 @@ __all__ = [
     "SignGuard",
     "SignMajority",
     "TrimmedMean",
+    "Zeno",
 ]
 
 # name, class, aliases
@@ -84,4 +87,6 @@ BUILTIN: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     ("rlr", RobustLearningRate, ()),
     ("foolsgold", FoolsGold, ()),
     ("flame", FLAME, ()),
+    ("fltrust", FLTrust, ()),
+    ("zeno", Zeno, ()),
 )

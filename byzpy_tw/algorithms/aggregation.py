@@ -103,8 +103,11 @@ class Aggregation:
         f: int,
         round: int,
         memory: Mapping[str, Any] = MappingProxyType({}),
+        **known: Any,
     ) -> Aggregated:
         """Aggregate the rows of `nodes`; `memory` is the rules' before the round.
+
+        `known` are further entries of the rules' context.
 
         Raises `BadRuleOutput` naming the distribution where the result is not
         a finite ``(d,)`` vector.
@@ -114,7 +117,7 @@ class Aggregation:
         (rows,) = self.device.put(rows)
         context = Context(
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
-            byzantine=self.config.num_byz,
+            byzantine=self.config.num_byz, **known,
         )  # fmt: skip
         memory = dict(memory)
         with (

@@ -1,10 +1,12 @@
-"""The C library's heap, and the garbage collector, between rounds."""
+"""This process's memory: its bound, the C library's heap, and the garbage collector."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from contextlib import suppress
+from pathlib import Path
 
 from byzpy_tw.kernels.workspace import release_buffers
 
@@ -12,6 +14,14 @@ from byzpy_tw.kernels.workspace import release_buffers
 _ARENA_MAX, _ARENAS = -8, 2
 _MMAP_THRESHOLD, _LARGE = -3, 32 << 20
 _TRIM_THRESHOLD, _KEPT = -1, 128 << 20
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine, or of this process's control group if less."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # "max" where there is no bound
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 def configure_malloc() -> None:

@@ -93,7 +93,9 @@ def register_aggregators() -> Iterable[Registration]:
     It may have methods ``computable(n)`` and ``guarantee(n)``, which return None, or the
     reason with its numbers why the rule cannot be computed (gives no guarantee) for n rows.
     Without ``guarantee`` it counts as giving none where ``f`` is above 0.
-    ``trusts_a_row = True`` marks a rule that trusts the row of one node.
+    ``trusts_a_row = True`` marks a rule that trusts the row of one node.  With
+    ``needs_root = True`` (``needs_score = True``) the context has ``root`` (``score``), which the
+    trainer computes from ``--root-examples``.
     """
 
 
