@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from byzpy_tw.workers.shards import check_shard, make_shards
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.validation import root_indices, training_indices, validation_indices
 from tests.support import folder
+from tests.test_docs import BLOCK, DOCS
 
 SPEC = RunSpec(
     dataset="synthetic:n=150,classes=4,features=9", model="logreg", partition="iid",
@@ -412,6 +414,15 @@ class RootSetTests(SynchronousTestCase):
 
 
 class RunTests(TestCase):
+    def test_page(self) -> None:
+        """The programs of docs/how-to/root-set.md do what it says."""
+        text = (DOCS / "how-to" / "root-set.md").read_text(encoding="utf-8")
+        blocks = [code for language, code in BLOCK.findall(text) if language == "python"]
+        self.assertEqual(len(blocks), 2)
+        self.patch(byzpy_tw, "run", partial(byzpy_tw.run, run_dir=self.folder / "page"))
+        for block in blocks:
+            exec(block.replace('    run_dir="runs/root",\n', ""), {})
+
     def setUp(self) -> None:
         self.folder, self.data = folder(self), data_of()
 
