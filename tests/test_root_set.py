@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
-from byzpy_tw import Registration, hookimpl
+from byzpy_tw import Registration, algorithms, hookimpl
 from byzpy_tw.aggregators import FLTrust, Pipeline, Zeno
+from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks.knowledge.view import Knowledge
@@ -309,6 +310,9 @@ class OptionTests(SynchronousTestCase):
             drop_unused(evolve(config, **changed), load(only=()))
 
 
+ALGORITHMS = {"fedavg": "fedavg:steps=2,lr=0.1"}  # those that need parameters
+
+
 @attrs.frozen(kw_only=True)
 class TowardsRoot:
     """A plugin's rule: the root vector, for who asks for it."""
@@ -396,6 +400,25 @@ class RootSetTests(SynchronousTestCase):
         hostile = context["score"](torch.stack([vectors[0] * 1e30, vectors[1]]))
         self.assertFalse(bool(hostile[0] < 1e20))
         self.assertAlmostEqual(float(hostile[1]), wanted[1], places=5)
+
+    def test_scale(self) -> None:
+        """A plain step of each algorithm along a vector is the one that losses are taken after."""
+        vector = torch.randn(18, generator=torch.Generator().manual_seed(1))
+        for name, _, _ in algorithms.BUILTIN:
+            algorithm, state, _, _ = self.prepare(
+                aggregator="zeno", momentum=0.0, algorithm=ALGORITHMS.get(name, name)
+            )
+            found = Aggregated(vector, float(vector.norm()), None, {})
+            after = algorithm.advance(state, (0,), torch.zeros(5, 18), found, {})
+            moved = state.parameters + algorithm.vector_scale(0) * vector
+            torch.testing.assert_close(after.parameters, moved, msg=name)
+
+    def test_nobody_is_trusted(self) -> None:
+        """A round whose vectors all point away from the root vector has none selected."""
+        algorithm, state, _, _ = self.prepare()
+        rows = -algorithm.root_context(state)["root"].repeat(5, 1)
+        found = algorithm.aggregate(state, (0, 1, 2, 3, 4), 1, rows)
+        self.assertEqual((found.selected, found.norm, found.byzantine_weight), ((), 0.0, None))
 
     def test_plugin(self) -> None:
         """A rule of somebody else's is given what it says that it needs, also in its trial."""
