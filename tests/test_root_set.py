@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+import pytest
 import torch
 from attrs import evolve
 from hypothesis import given, settings
@@ -437,6 +438,7 @@ class RootSetTests(SynchronousTestCase):
 
 
 class RunTests(TestCase):
+    @pytest.mark.slow
     def test_page(self) -> None:
         """The programs of docs/how-to/root-set.md do what it says."""
         text = (DOCS / "how-to" / "root-set.md").read_text(encoding="utf-8")
