@@ -9,6 +9,7 @@ streams made before do not matter.  Nothing in this package uses a global genera
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,10 @@ class Context:
     ``weights`` is each row's share of their weight, ``(m,)`` float64 in the rows' order with a sum
     of one, as the operator gave it; None where all rows count alike.  ``node_weights`` is the same
     of all ``n`` nodes, for an attack that tries the run's rules.
+
+    Rules that need it have the trainer's root set: ``root`` is the ``(d,)`` vector that an honest
+    node would send from it, ``score`` a function from ``(m, d)`` vectors to the ``(m,)`` losses, on
+    a batch of it, of the parameters after a plain step along each.
     """
 
     seed: int = 0
@@ -70,6 +75,8 @@ class Context:
     pipeline: object = None
     weights: Tensor | None = field(default=None, eq=False)
     node_weights: Tensor | None = field(default=None, eq=False)
+    root: Tensor | None = field(default=None, eq=False, repr=False)
+    score: Callable[[Tensor], Tensor] | None = field(default=None, eq=False, repr=False)
 
     def stream(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator for `purpose` in this round (and at this node, if any)."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.aggregators.trusted import with_made_up_root
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.pipelines import NamedPipeline
@@ -157,11 +158,13 @@ class RuleTests(SynchronousTestCase):
         own = [e.name for e in names.entries() if e.kind == "aggregator"]
         for rules in (*own, *CHAINS):
             pipeline: Pipeline = NamedPipeline.parse(rules).build(names, f=2, q=None, chunk_size=4)
-            expected, there = pipeline(rows), rows.to(open_device(GPU).place)
-            found = pipeline(there)
+            context = with_made_up_root(None, pipeline.aggregator, rows)
+            there = rows.to(open_device(GPU).place)
+            expected, found = pipeline(rows, context=context), pipeline(there, context=context)
             self.assertEqual(found.device.type, there.device.type, rules)
             torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4, msg=rules)
-            self.assertTrue(torch.equal(found, pipeline(there)), rules)
+            again = pipeline(there, context=context)
+            self.assertTrue(torch.equal(found, again), rules)
 
 
 @needs_gpu

@@ -1,4 +1,4 @@
-"""The mean: the baseline, which a single faulty row can move anywhere."""
+"""The mean, which a single faulty row can move anywhere, and the mean of rows of bounded norm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.aggregators.row_weights import unequal_weights
-from byzpy_tw.aggregators.rule import State, rule
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, rule
 from byzpy_tw.kernels.combine import mean_of_moderate_rows
 from byzpy_tw.kernels.points import Gram
-from byzpy_tw.parameters import integer
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT
 
@@ -39,3 +39,20 @@ class Mean:
     def _shortcut(self, matrix: Tensor) -> Tensor | None:
         """Return the mean where no row can be refused, without their norms; else None."""
         return mean_of_moderate_rows(matrix, NORM_LIMIT)
+
+
+@rule("norm-bound", "n >= 1", "n > 2f", "step", breaks=ALL_LAWS - {PERMUTATION})
+class NormBound:
+    """The mean of the rows, each scaled down to norm `max_norm` where it is longer.
+
+    References
+    ----------
+    Sun et al., "Can You Really Backdoor Federated Learning?", 2019, section 4 (without its noise).
+    """
+
+    inner_products: ClassVar[bool] = False
+    f: int = integer(0)
+    max_norm: float = real(1.0, above=0.0)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        return (self.max_norm / gram.norms).clamp_(max=1.0) / gram.size

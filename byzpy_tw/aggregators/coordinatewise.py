@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from byzpy_tw.aggregators.row_weights import heaviest, unequal_weights
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, rule
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, TRANSLATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
@@ -118,3 +118,27 @@ class SignMajority:
     f: int = integer(0)
 
     outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))
+
+
+@rule("rlr", "n >= 1", "f = 0", "none", breaks={TRANSLATION})
+class RobustLearningRate:
+    """Each coordinate's mean, negated where the sum of its signs is less than `theta` in size.
+
+    Made against backdoors.  A single long row moves the mean, so it is put behind a rule such as
+    ``clipping``.
+
+    References
+    ----------
+    Ozdayi, Kantarcioglu and Gel, "Defending against Backdoors in Federated Learning with Robust
+    Learning Rate", AAAI 2021, equation 5.
+    """
+
+    coordinatewise: ClassVar[bool] = True
+    f: int = integer(0)
+    theta: int | None = integer(None, none="f + 1, with f less the refused rows")
+
+    @property
+    def _theta(self) -> int:
+        return self.f + 1 if self.theta is None else self.theta
+
+    outcome = _outcome(lambda rule, points: select.mean_by_sign_sum(points, rule._theta))

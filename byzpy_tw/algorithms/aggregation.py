@@ -112,8 +112,11 @@ class Aggregation:
         f: int,
         round: int,
         memory: Mapping[str, Any] = MappingProxyType({}),
+        **known: Any,
     ) -> Aggregated:
         """Aggregate the rows of `nodes`; `memory` is the rules' before the round.
+
+        `known` are further entries of the rules' context.
 
         Raises `BadRuleOutput` naming the distribution where the result is not
         a finite ``(d,)`` vector.
@@ -125,6 +128,7 @@ class Aggregation:
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,
             weights=None if self.node_weights is None else self.node_weights.of_rows(nodes),
+            **known,
         )  # fmt: skip
         memory = dict(memory)
         with (

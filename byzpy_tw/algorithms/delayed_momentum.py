@@ -86,7 +86,9 @@ class DelayedMomentum(Dsgd):
         before = rows[list(nodes)]
         try:
             _replace(rows, nodes, matrix)
-            found = self.rules.aggregation(rows, everyone, f, state.round, state.aggregation)
+            found = self.rules.aggregation(
+                rows, everyone, f, state.round, state.aggregation, **self.root_context(state)
+            )
             vector = found.vector.clone()  # it may be one of the rows
         finally:
             rows[list(nodes)] = before

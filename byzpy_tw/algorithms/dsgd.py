@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, Diverged
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.seeds import Context
-from byzpy_tw.vectors import round_to_dtype
+from byzpy_tw.vectors import norm_fault, norm_of, round_to_dtype
 
 
 @define(eq=False)
@@ -112,6 +113,7 @@ class Dsgd:
             byzantine=self._attackers(state), pipeline=rules.aggregation.pipeline(f),
             weights=None if weights is None else weights.of_rows(nodes),
             node_weights=None if weights is None else weights.shares.clone(),
+            **self.root_context(state),
         )  # fmt: skip
         with plugin_call(f"attack {config.attack!r}"):
             known = Knowledge.for_attack(
@@ -152,7 +154,34 @@ class Dsgd:
         """
         if not nodes:
             return Aggregated(torch.zeros(matrix.shape[1]), 0.0, None, state.aggregation)
-        return self.rules.aggregation(matrix, nodes, f, state.round, state.aggregation)
+        return self.rules.aggregation(
+            matrix, nodes, f, state.round, state.aggregation, **self.root_context(state)
+        )  # fmt: skip
+
+    def root_context(self, state: State) -> dict[str, Any]:
+        """Return what the rules need of the root set in a round, as entries of their `Context`.
+
+        Raises `Diverged` where its vector is not finite.
+        """
+        root_set, needs, found = self.rules.root_set, self.rules.root_needs, dict[str, Any]()
+        if root_set is None:
+            return found
+        if "root" in needs:
+            sent = round_to_dtype(root_set.vector(state.round, self.request(state)), self.wire)
+            found["root"] = sent.float()
+            if (fault := norm_fault(norm_of(found["root"]))) is not None:
+                raise Diverged(
+                    f"round {state.round}: what the root set makes of the parameters is no "
+                    f"vector: {fault}; try a smaller learning rate"
+                )
+        if "score" in needs:
+            scale = self.vector_scale(state.round)
+            found["score"] = partial(root_set.losses, state.round, scale, state.parameters)
+        return found
+
+    def vector_scale(self, round: int) -> float:
+        """Return the multiple of a node's vector that a plain step adds to the parameters."""
+        return -self.rules.learning_rate(round, self.config.rounds)
 
     def advance(
         self,

@@ -37,3 +37,7 @@ class Fedavg(LocalSteps, Dsgd):
 
     def _step(self, parameters: Tensor, vector: Tensor, state: dict[str, Any], round: int) -> None:
         super()._step(parameters, vector.neg(), state, round)
+
+    def vector_scale(self, round: int) -> float:
+        """Return one: an update is a step already, of any optimizer of the trainer's."""
+        return 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field
@@ -13,6 +15,7 @@ from byzpy_tw.algorithms.guarded import GuardedAlgorithm
 from byzpy_tw.algorithms.node_weights import NodeWeights, weight_gap
 from byzpy_tw.algorithms.participation import Participation, survey
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ConfigError, GuaranteeMissing
 from byzpy_tw.kernels.memory import physical_memory
 from byzpy_tw.optimizers import Optimizer, Schedule
@@ -22,15 +25,17 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.plugins.signatures import RATE
 from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import open_device
+from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.root_set import RootSet
 
 
-@define(eq=False)
+@define(eq=False, slots=False)
 class ResolvedRules:
     """The aggregation, the optimizer and the attacks of a run, made from their names.
 
     ``participation`` has the sizes of its rounds, ``missing_guarantee`` is why the rules give no
     guarantee for one of these, or None; ``outnumbered`` is set where the reason is that more than f
-    of its nodes are Byzantine.
+    of its nodes are Byzantine.  ``root_set`` is the trainer's, once it is made from the data.
     """
 
     config: RunConfig
@@ -42,6 +47,7 @@ class ResolvedRules:
     participation: Participation = field(init=False)
     missing_guarantee: str | None = field(default=None, init=False)
     outnumbered: bool = field(default=False, init=False)
+    root_set: RootSet | None = field(default=None, init=False)
     _attacks: dict[int, Any] = field(factory=dict, init=False)
 
     @property
@@ -65,6 +71,48 @@ class ResolvedRules:
                 exact=None if config.search is None else config.search == "exact",
             )
         return self._attacks[f]
+
+    @cached_property
+    def root_needs(self) -> frozenset[str]:
+        """The needs of the rules, and of those that the attack tries; see `aggregators.rule`."""
+        return self.aggregation.pipeline(self.config.f).root_needs | self._attacked_needs
+
+    @property
+    def _attacked_needs(self) -> frozenset[str]:
+        aimed = getattr(self.attack, "rules", ())
+        return frozenset().union(*(getattr(rule, "root_needs", ()) for rule in aimed))
+
+    def check_root_set(self) -> None:
+        """Raise `ConfigError` where rules need a root set, and the run has none."""
+        config = self.config
+        if self.root_needs and not config.root_examples:
+            who = f"{config.pipeline} needs"
+            if not self.aggregation.pipeline(config.f).root_needs:
+                who = f"--attack {config.attack} tries a rule that needs"
+            raise ConfigError(
+                f"{who} a root set, training examples that the trainer keeps for itself: give "
+                "their number, such as --root-examples 100"
+            )
+
+    def check_remembered(self, dimension: int) -> None:
+        """Raise `ConfigError` where a rule may come to remember more than memory holds."""
+        config, there = self.config, physical_memory()
+        needed = self.aggregation.pipeline(config.f).memory_bytes(config.n, dimension)
+        if needed > there:
+            raise ConfigError(
+                f"{config.pipeline} remembers a vector of each node: {config.n:,} nodes x "
+                f"{dimension:,} parameters x 4 bytes are {needed / 2**30:.3g} GiB, and this "
+                f"machine has {there / 2**30:.3g}; use fewer nodes, a smaller model, or a rule "
+                "without memory, such as foolsgold:memory=false"
+            )
+
+    def make_root_set(self, data: Dataset, trial_outcome: TrialOutcome, root: Path | None) -> None:
+        """Make the root set from the trainer's `data`, where the rules need one."""
+        if self.root_needs:
+            self.root_set = RootSet.of_run(
+                self.config.spec(), self._registry, data, self.aggregation.device, trial_outcome,
+                root,
+            )  # fmt: skip
 
     def make_algorithm(self) -> Algorithm:
         """Return the run's algorithm with these rules; a plugin's is guarded."""
@@ -177,6 +225,7 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     rules.participation = survey(config, algorithm.participants)
     rules.missing_guarantee = rules.check_sizes(algorithm)
     rules.attack_with_budget(config.f)  # raises its error, if any
+    rules.check_root_set()
     return rules
 
 

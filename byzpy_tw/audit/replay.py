@@ -143,6 +143,7 @@ def prepare_replay(
     ):
         host.spawn(node)
     rules = resolve_rules(config, registry)
+    rules.make_root_set(host.dataset, host.trial_outcome, data_root)
     model = make_model(spec, registry, host.dataset, root=data_root)
     folder = None if recorded is None else recorded.path
     description = {} if recorded is None else recorded.description

@@ -139,11 +139,17 @@ def _find_unused(
             if not _takes(registry, ("optimizer", config.optimizer), name):
                 why = f"with --optimizer {config.optimizer}, which takes no {name}"
                 yield name, ("optimizer",), why
+    chosen = (config.pipeline,) if chains is None else chains
     if registry is not None and config.q is not None:
-        chosen = (config.pipeline,) if chains is None else chains
-        if not any(_takes_q(rules, registry) for rules in chosen):
+        if not any(_takes(registry, stage, "q") for rules in chosen for stage in _stages(rules)):
             why = f"with {', '.join(chosen)[:200]}, which takes no q"
             yield "q", ("aggregator", "pre_aggregator"), why
+    if registry is not None and given("root_examples"):
+        tried = [str(value) for value in parse(config.attack).parameters.values()]
+        stages = [stage for rules in (*chosen, *tried) for stage in _stages(rules)]
+        if not any(_may_need_root(registry, stage) for stage in stages):
+            why = f"with {', '.join(chosen)[:200]}, which needs no root set"
+            yield "root_examples", ("aggregator", "pre_aggregator"), why
 
 
 def _find_unused_rates(
@@ -167,10 +173,21 @@ def _find_unused_rates(
             yield "lr", ("optimizer",), f"with --optimizer {config.optimizer}, which says it"
 
 
-def _takes_q(rules: str, registry: Registry) -> bool:
+def _stages(rules: str) -> list[tuple[str, str]]:
+    """Return the kind and the text of each rule of a chain."""
     *before, last = rules.split("|")
-    stages = [*(("pre-aggregator", text) for text in before), ("aggregator", last)]
-    return any(_takes(registry, stage, "q") for stage in stages)
+    return [*(("pre-aggregator", text) for text in before), ("aggregator", last)]
+
+
+def _may_need_root(registry: Registry, named: tuple[str, str]) -> bool:
+    """Return whether a rule needs the root set; True for a plugin's, which says so once made."""
+    kind, text = named
+    try:
+        entry = registry.entry(kind, parse(text).name)
+    except ByzpyTwError:
+        return False
+    needs = (getattr(entry.factory, name, False) for name in ("needs_root", "needs_score"))
+    return entry.foreign or any(needs)
 
 
 def _takes(registry: Registry, named: tuple[str, str], parameter: str) -> bool:

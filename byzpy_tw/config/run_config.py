@@ -217,7 +217,8 @@ class RunConfig:
     )  # fmt: skip
     data_seed: int | None = _data(
         None,
-        "decides the shards and the validation data, in the place of --seed (default: the seed)",
+        "decides the shards, the validation data and the root set, in the place of --seed "
+        "(default: the seed)",
         optional(integer_in(0, 2**63 - 1)), metavar="N", node_field="data_seed", added=True,
     )  # fmt: skip
     validation: float = _data(
@@ -225,6 +226,12 @@ class RunConfig:
         "share of the training data that is kept aside before it is cut into shards, and that "
         "the model is evaluated on beside the test data",
         real_in(0, below=1), convert=to_float, node_field="validation", added=True,
+    )  # fmt: skip
+    root_examples: int = _data(
+        0,
+        "training examples that the trainer keeps for itself before the rest is cut into shards: "
+        "the root set, for rules that compare vectors with its own, such as fltrust and zeno",
+        integer_in(0), metavar="N", node_field="root_examples", added=True,
     )  # fmt: skip
     replacement: bool = _data(
         False, "draw batches with replacement, where shards are small", node_field="replacement"

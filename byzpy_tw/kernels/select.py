@@ -113,6 +113,20 @@ def sign_of_sign_sum(points: Points) -> Tensor:
     return _map_tiles(points, lambda: answer)
 
 
+def mean_by_sign_sum(points: Points, least: int) -> Tensor:
+    """Return the mean of each coordinate, negated where its signs' sum is below `least` in size."""
+
+    def answer(rows: Rows) -> Tensor:
+        signs, total = torch.sign(rows[0]), rows[0].clone()
+        for row in rows[1:]:
+            signs += torch.sign(row)
+            total += row
+        total /= len(rows)
+        return torch.where(signs.abs_() >= least, total, -total)
+
+    return _map_tiles(points, lambda: answer)
+
+
 def sign_counts(points: Points) -> Tensor:
     """Return each point's numbers of coordinates above, at and below zero, ``(m, 3)`` float64."""
 

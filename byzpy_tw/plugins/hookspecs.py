@@ -95,6 +95,8 @@ def register_aggregators() -> Iterable[Registration]:
     Without ``guarantee`` it counts as giving none where ``f`` is above 0.
     ``trusts_a_row = True`` marks a rule that trusts the row of one node, ``takes_weights = True``
     one that uses ``context.weights``, the rows' shares of the weight, where they are not None.
+    With ``needs_root = True`` (``needs_score = True``) the context has ``root`` (``score``), which
+    the trainer computes from ``--root-examples``.
     """
 
 

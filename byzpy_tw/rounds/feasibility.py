@@ -56,6 +56,8 @@ def check_feasibility(
     """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
     aggregation = Aggregation(config, registry)
     try:
+        if aggregation.pipeline(config.f).root_needs and not config.root_examples:
+            return Feasibility(rule=config.aggregator, uncomputable="needs --root-examples")
         whys = [aggregation.pipeline(size.f).computable(size.n) for size in sizes]
         most_f = _most(aggregation, min(size.n for size in sizes))
         if config.weights != "equal" and not aggregation.pipeline(config.f).takes_weights:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
 from byzpy_tw.aggregators.pipeline import Stage
+from byzpy_tw.aggregators.trusted import with_made_up_root
 from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.attacks.knowledge.view import Knowledge
@@ -96,6 +97,7 @@ def _make_rule(config: RunConfig, registry: Registry, place: int) -> Any:
 
 def _apply(kind: str, rule: Any, rows: Tensor, context: seeds.Context) -> Tensor:
     stage, points = Stage(rule, ""), Points(rows)
+    context = with_made_up_root(context, rule, rows)
     if kind == "pre-aggregator":
         return stage.preaggregate(points, context, {}).materialise()
     return stage.aggregate(points, context, {}).vector

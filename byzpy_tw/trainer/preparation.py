@@ -187,6 +187,7 @@ def prepare_data(
     model = make_model(spec, registry, data, checked=True, root=root)
     dimension = sum(leaf.numel() for _, leaf in models.trainable.trained_parameters(model))
     rules.check_memory(dimension)
+    rules.check_remembered(dimension)
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
     try_algorithm(config, registry, dimension)
@@ -194,6 +195,7 @@ def prepare_data(
     init = use_initial_values(config, model, folder, recorded, keep=True)
     model = model.to(rules.aggregation.device.place)
     attack = _try_attack(config, registry, dimension)
+    rules.make_root_set(data, outcome, root)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
     evaluator = Evaluator.of_run(spec, model, data, outcome, who)
     device = rules.aggregation.device.description

@@ -48,11 +48,13 @@ def build_host(
     held: int = 0,
     dataset: Dataset | None = None,
     trial_outcome: TrialOutcome | None = None,
+    shards: list[np.ndarray] | None = None,
 ) -> NodeHost:
     """Return the host of a run, without nodes.
 
     Reads the dataset unless it is given.  Tries the model unless `trial_outcome` is given, of a
-    trial in this process on the same data.  See `check_model` for the limits.
+    trial in this process on the same data.  `shards` are other ones than the partition's.  See
+    `check_model` for the limits.
     """
     check_precision(spec.precision, device.place)
     if dataset is None:
@@ -61,7 +63,8 @@ def build_host(
         spec, registry, dataset, most_elements=most_elements, most_working=most_working,
         held=held, root=data_root,
     )  # fmt: skip
-    shards = make_shards(spec, registry, dataset)
+    if shards is None:
+        shards = make_shards(spec, registry, dataset)
     if trial_outcome is None:
         trial_outcome = try_run_model(spec, registry, dataset, shards, device.place, data_root)
     model = make_model(spec, registry, dataset, checked=True, root=data_root)

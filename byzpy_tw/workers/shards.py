@@ -20,7 +20,8 @@ from byzpy_tw.workers.validation import training_indices
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
-    What is kept aside for validation is in none of them: the partition cuts the rest.
+    What is kept aside, for validation or as the root set, is in none of them: the partition cuts
+    the rest.
     A partition's `byzantine_shards` further ones are for Byzantine nodes (`shard_of`).  A plugin's
     partition is called twice; raises `BrokenPlugin` where the results differ.
     """
@@ -74,11 +75,18 @@ def _kept_nodes(nodes: np.ndarray, kept: np.ndarray, spec: RunSpec) -> np.ndarra
     found = nodes[kept]
     if len(lost := np.setdiff1d(nodes, found)):
         raise UnsuitableData(
-            f"--validation {spec.validation:g} keeps aside every example of {len(lost)} of the "
-            f"data's nodes, such as node {lost[0]} with {np.count_nonzero(nodes == lost[0])}: use "
-            "a smaller share, another --data-seed, or data with more examples of each node"
+            f"{_kept_aside(spec)} aside every example of {len(lost)} of the data's nodes, "
+            f"such as node {lost[0]} with {np.count_nonzero(nodes == lost[0])}: use a smaller "
+            "share, another --data-seed, or data with more examples of each node"
         )
     return found
+
+
+def _kept_aside(spec: RunSpec) -> str:
+    """Return the options that keep examples aside, as they were given, and the verb."""
+    given = [f"--validation {spec.validation:g}"] * bool(spec.validation)
+    given += [f"--root-examples {spec.root_examples}"] * bool(spec.root_examples)
+    return f"{' and '.join(given)} keep{'s' * (len(given) == 1)}"
 
 
 def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:
@@ -104,6 +112,7 @@ def check_shard(shard: int, size: int, spec: RunSpec) -> None:
     if not can_fill(size, spec):
         cure = "--replacement" if spec.batches == DRAWS else f"--batches {KEEP}"
         smaller = "a smaller --batch-size" + ", a smaller --validation" * bool(spec.validation)
+        smaller += ", fewer --root-examples" * bool(spec.root_examples)
         raise ShardTooSmall(
             f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
             f"{spec.batch_size}: use fewer nodes, {smaller}, "

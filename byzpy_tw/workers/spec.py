@@ -65,6 +65,8 @@ class RunSpec:
         parameters.optional(parameters.integer_in(0, 2**63 - 1)), default=None, added=True
     )
     validation: float = _field(parameters.real_in(0, below=1), default=0.0, added=True)
+    # of the training data, that the trainer keeps for itself
+    root_examples: int = _field(parameters.integer_in(0), default=0, added=True)
     # what a node does before it sends an update, for `LocalSteps`; None: it sends a gradient
     local_steps: str | None = _field(
         parameters.optional(parameters.text_of(500)), default=None, added=True
@@ -88,7 +90,7 @@ class RunSpec:
 
     @property
     def split_seed(self) -> int:
-        """The seed of the partition, and of the choice of the validation data."""
+        """The seed of the partition, and of the choice of what is kept aside."""
         return self.seed if self.data_seed is None else self.data_seed
 
     def newer_fields(self) -> set[str]:

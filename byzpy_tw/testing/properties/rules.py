@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.aggregators.rule import ALL_LAWS, EQUAL_ROWS, PERMUTATION, SCALING, TRANSLATION
+from byzpy_tw.aggregators.trusted import with_made_up_root
 from byzpy_tw.errors import ByzpyTwError, TooManyByzantine, TooManyRefused
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
@@ -132,6 +133,7 @@ class _Subject:
     ) -> Tensor:
         n = len(rows)
         context = context or Context(nodes=tuple(range(n)), n=n, f=self.f)
+        context = with_made_up_root(context, self.rule, rows)
         state = {} if state is None else state
 
         def call() -> Tensor:
@@ -151,7 +153,8 @@ class _Subject:
         else:
             # Its rows are seen through their mean: NaN if any of them is.
             pipeline = Pipeline(pre=(*keeper, self.rule), aggregator=lambda rows: rows.mean(dim=0))
-        return cast(Tensor, run_within(PATIENCE, lambda: pipeline(rows)))
+        context = with_made_up_root(None, self.rule, rows)
+        return cast(Tensor, run_within(PATIENCE, lambda: pipeline(rows, context=context)))
 
 
 @frozen
