@@ -27,6 +27,7 @@ from byzpy_tw.errors import BadParameter, BadRequest, ConfigError, LimitExceeded
 from byzpy_tw.kernels.parallel import pool
 from byzpy_tw.models.building import flat_parameters
 from byzpy_tw.plugins import Registry, load
+from byzpy_tw.sweep.default_study import default_study
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.vectors import norm_of
 from byzpy_tw.workers import local_training
@@ -481,6 +482,15 @@ class OptionTests(SynchronousTestCase):
         ):
             with self.assertRaisesRegex(BadRequest, words):
                 RunSpec.from_json(json.dumps({**told, **changed}).encode())
+
+    def test_default_study(self) -> None:
+        """A sweep's own learning rate is left out where it has no use."""
+        for given, known in (
+            ({}, True), ({"algorithm": f"fedavg:{STEPS}"}, False), ({"optimizer": "adam"}, True),
+            ({"optimizer": "adam:lr=0.1"}, False),
+        ):  # fmt: skip
+            study = default_study(given, ["none"], ["mean"], [1])
+            self.assertEqual("lr" in study.options, known, given)
 
     def test_under_another_name(self) -> None:
         """A subclass of another name is refused: its nodes would send gradients."""
