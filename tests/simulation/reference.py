@@ -112,6 +112,11 @@ class Reference:
         """The participants of the present round."""
         return self._algorithm.participants(self._state)
 
+    def everyone(self, record: Mapping[str, Any] | None) -> list[int]:
+        """Return the nodes asked in the present round, which has `record`: replacements as well."""
+        replaced = [] if record is None else record.get("replaced", [])
+        return sorted([*self.asked.nodes, *(pair["by"] for pair in replaced)])
+
     # -- what nodes send
 
     def row(self, node: int, sent: Tensor) -> Tensor:
@@ -156,13 +161,17 @@ class Reference:
 
     # -- the step
 
-    def step(self, nodes: tuple[int, ...], f: int, matrix: Tensor) -> None:
-        """To the next round, by the rows `nodes` of `matrix`."""
+    def step(
+        self, nodes: tuple[int, ...], f: int, matrix: Tensor,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """To the next round, by the rows `nodes` of `matrix`; the present one has `record`."""
         now, config = self._state, self.config
         attack, self._attack = self._attack, None
-        honest = {n: matrix[n] for n in nodes if n < config.num_honest}
+        unseen = (record or {}).get("unseen", ())
+        honest = {n: matrix[n] for n in nodes if n < config.num_honest and n not in unseen}
         if attack is None:  # it sees them even if nothing comes of it
-            attacked = self.asked.nodes[-1] >= config.num_honest
+            attacked = self.everyone(record)[-1] >= config.num_honest
             attack = self._shown(honest, f).memory if attacked and honest else now.attack
         made = self._cached(
             ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.optimizer),

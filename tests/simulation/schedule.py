@@ -229,7 +229,7 @@ def configuration(number: int, registry: Registry) -> RunConfig:
         *before, rule = random.choice(RULES).split(" | ")
         drawn: dict[str, Any] = dict(
             in_process=True,
-            algorithm=ALGORITHMS[number % len(ALGORITHMS)],
+            algorithm="dsgd" if number % 8 == 4 else ALGORITHMS[number % len(ALGORITHMS)],
             num_honest=honest,
             num_byz=byzantine,
             f=random.randint(0, (honest + byzantine - 1) // 2),
@@ -249,6 +249,10 @@ def configuration(number: int, registry: Registry) -> RunConfig:
             round_timeout=random.choice((2.0, 8.0, 30.0)),
             eval_interval=random.choice((0, 1, 3)),
         )
+        if number % 8 == 4:  # with an honest node in each sample, so that each round has a step
+            drawn["participants"] = random.randint(byzantine + 1, honest + byzantine - 1)
+            drawn["over_sample"] = random.randint(1, honest + byzantine - drawn["participants"])
+            drawn["attack"] = random.choice(("silent", "silent", "slow", "alie", "mimic"))
         config = RunConfig(**drawn)
         try:
             resolve_rules(config, registry)
