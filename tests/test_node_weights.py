@@ -283,7 +283,7 @@ class RefusalTests(SynchronousTestCase):
         """One line names the rule and those that take weights."""
         self.refused(
             "--weights examples: krum takes no weights; use one that does "
-            r"\(geometric-median, mean, median, trimmed-mean\), or --weights equal",
+            r"\(geometric-median, mean, median, .*trimmed-mean\), or --weights equal",
             aggregator="krum",
         )
         for pre in ("nnm", "bucketing:s=2"):
@@ -296,7 +296,8 @@ class RefusalTests(SynchronousTestCase):
         registry, given = load(only=()), config(weights="examples")
         found = list_feasible_rules(given, registry, (RoundSize(7, 2, 2, 0),))
         able = {each.rule for each in found if each.uncomputable is None}
-        self.assertEqual(able, {"geometric-median", "mean", "median", "trimmed-mean"})
+        self.assertLessEqual({"geometric-median", "mean", "median", "trimmed-mean"}, able)
+        self.assertNotIn("krum", able)
 
     def test_local_data(self) -> None:
         self.refused("no use with --partition local: each site would say", partition="local")
@@ -540,5 +541,5 @@ class RunTests(TestCase):
         """The same bits with nodes in other processes."""
         given = {"weights": str(self.file), "in_process": False, "rounds": 4}
         await self.run_of("here", **{**given, "in_process": True})
-        await self.run_of("there", **given, local=2)
+        await self.run_of("there", **{**given, "threads": 2}, local=2)
         self.assertEqual(self.hashes("here"), self.hashes("there"))

@@ -18,10 +18,7 @@ from byzpy_tw.vectors import NORM_LIMIT
 
 @rule("mean", "n >= 1", None, "none", told="f = 0")
 class Mean:
-    """The mean of the rows, by weight where nodes have weights.
-
-    Not robust: `f` pays for refused rows only.
-    """
+    """The mean of the rows, by weight if any.  Not robust: `f` pays for refused rows only."""
 
     inner_products: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = True

@@ -177,9 +177,7 @@ def prepare_data(
     for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
     sizes = [len(shard) for shard in shards]
-    weights = weights_of(config, sizes, folder, recorded, keep=True)
-    if why := differing_weights(weights, recorded):
-        raise RunDirectoryError(f"the run was begun with other weights: {why}")
+    weights = _begin_weights(config, sizes, folder, recorded)
     messages = rules.use_weights(weights)
     check_model(spec, registry, data, root=root)
     begun = time.perf_counter()
@@ -205,6 +203,16 @@ def prepare_data(
         data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
         evaluator.chance(), init, root, weights, messages,
     )  # fmt: skip
+
+
+def _begin_weights(
+    config: RunConfig, sizes: Sequence[int], folder: Path | None, recorded: Mapping[str, Any]
+) -> NodeWeights | None:
+    """Return the nodes' weights; `RunDirectoryError` where a run on record began with others."""
+    weights = weights_of(config, sizes, folder, recorded, keep=True)
+    if why := differing_weights(weights, recorded):
+        raise RunDirectoryError(f"the run was begun with other weights: {why}")
+    return weights
 
 
 def _try_model(

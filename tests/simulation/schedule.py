@@ -21,6 +21,7 @@ from tests.simulation.pipe import LinkProfile
 DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
 SAMPLED = "sampled"  # an algorithm of `histories`
 ALGORITHMS = (SAMPLED, "dsgd", "fedavg:steps=2,lr=0.2,momentum=0.5", "dsgd")  # of runs in turn
+UNEQUAL = "dirichlet:alpha=2"  # shards of other sizes, where nodes weigh by their examples
 CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
 
 ATTACKS = (
@@ -258,4 +259,14 @@ def configuration(number: int, registry: Registry) -> RunConfig:
             resolve_rules(config, registry)
         except ByzpyTwError:
             continue  # such as too few nodes for the rule
+        return _weighted(config, registry) if number % 3 == 1 else config
+
+
+def _weighted(config: RunConfig, registry: Registry) -> RunConfig:
+    """Return `config` with nodes that weigh by their examples, if its rules take weights."""
+    weighted = evolve(config, weights="examples", partition=UNEQUAL)
+    try:
+        resolve_rules(weighted, registry)
+    except ByzpyTwError:
         return config
+    return weighted
