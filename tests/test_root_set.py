@@ -31,6 +31,7 @@ from byzpy_tw.datasets import Dataset, Split
 from byzpy_tw.errors import (
     BadRuleOutput,
     BadVectors,
+    ByzpyTwError,
     ConfigError,
     Diverged,
     NeedsContext,
@@ -429,6 +430,25 @@ class RootSetTests(SynchronousTestCase):
         self.assertTrue(torch.equal(found.vector, algorithm.root_context(state)["root"]))
         with self.assertRaisesRegex(ConfigError, "towards-root needs a root set"):
             self.prepare(aggregator="towards-root", root_examples=0)
+
+    def test_losses_that_cannot_be_computed(self) -> None:
+        """They are infinite, so that no vector ends the run; an error of all is told."""
+        algorithm, state, _, _ = self.prepare(aggregator="zeno", lr=1.0, batch_size=16)
+        root_set, vectors = algorithm.rules.root_set, torch.zeros(3, 18)
+        assert root_set is not None
+        vectors[1] = 1e6
+
+        def refuse(model: Any, inputs: Any) -> None:
+            if float(root_set._host.parameters.abs().max()) > limit:
+                raise ValueError("such weights are none")
+
+        root_set._host.model.register_forward_pre_hook(refuse)
+        limit = 1e5
+        losses = root_set.losses(0, -1.0, state.parameters, vectors)
+        self.assertEqual(torch.isfinite(losses).tolist(), [True, False, True])
+        limit = -1.0
+        with self.assertRaisesRegex(ByzpyTwError, "such weights are none"):
+            root_set.losses(0, -1.0, state.parameters, vectors)
 
     def test_parameters_that_are_not_finite(self) -> None:
         algorithm, state, _, _ = self.prepare()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,18 +103,28 @@ class RootSet:
         """Return the loss at `parameters` plus `scale` times each of the ``(m, d)`` `vectors`.
 
         ``(m,)`` float64.  All are of one batch, drawn anew each round.  Augmentation is left out;
-        dropout drops the same for all.
+        dropout drops the same for all.  A loss that cannot be computed is infinite, for a hostile
+        vector must not end a run; raises the error where that is so of all vectors.
         """
         with self._turn:
             self._found = None  # the model's parameters are others now
             return run_single_threaded(self._losses, round, scale, parameters, vectors)
 
     def _losses(self, round: int, scale: float, parameters: Tensor, vectors: Tensor) -> Tensor:
-        host, found = self._host, []
+        host, found, failed = self._host, [], list[Exception]()
         parts = self._parts(round)
         for vector in vectors:
             host.parameters.copy_(parameters).add_(vector.to(host.parameters), alpha=scale)
-            found.append(sum(self._loss(round, place, *part) for place, part in enumerate(parts)))
+            try:
+                losses = [self._loss(round, place, *part) for place, part in enumerate(parts)]
+            except torch.OutOfMemoryError:  # has to do with other programs
+                raise
+            except Exception as e:  # a plugin's code, for numbers that it never met
+                failed.append(e)
+                losses = [inf]
+            found.append(sum(losses))
+        if failed and len(failed) == len(found):
+            raise failed[0]
         weight = sum(host.trial_outcome.task.weight(targets) for _, targets in parts)
         return torch.tensor(found, dtype=torch.float64) / max(weight, 1)
 
