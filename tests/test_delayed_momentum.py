@@ -43,17 +43,18 @@ def algorithm(**more: Any) -> DelayedMomentum:
 
 def play(made: DelayedMomentum, sent: Tensor, *, reuse: bool) -> list[State]:
     """Return copies of the states of a run in which node i sends ``sent[round, i]``."""
-    state, matrix = made.begin(torch.linspace(-1, 1, D)), torch.zeros(N, D)
+    state, memory = made.begin(torch.linspace(-1, 1, D)), torch.zeros(N, D)
     kept = [state.snapshot()]
     for vectors in sent:
         asked = made.participants(state)
-        for node in asked.nodes:
-            matrix[node] = made.receive(state, node, vectors[node])
+        rows = memory[: len(asked.nodes)]
+        for node, row in zip(asked.nodes, rows, strict=True):
+            row.copy_(made.receive(state, node, vectors[node]))
         before = _rows(state).clone()
-        aggregated = made.aggregate(state, asked.nodes, asked.f, matrix)
+        aggregated = made.aggregate(state, asked.nodes, asked.f, rows)
         assert torch.equal(before, _rows(state)), "aggregate changed the rows"
-        state = made.advance(state, asked.nodes, matrix, aggregated, {}, reuse=reuse)
-        matrix.fill_(float("nan"))
+        state = made.advance(state, asked.nodes, rows, aggregated, {}, reuse=reuse)
+        memory.fill_(float("nan"))
         kept.append(state.snapshot())
     return kept
 
@@ -117,9 +118,8 @@ class ArithmeticTests(SynchronousTestCase):
         state = made.begin(torch.zeros(D))
         _rows(state)[:] = torch.randn(N, D, generator=torch.Generator().manual_seed(1))
         _rows(state)[9] = 0
-        matrix = torch.full((N, D), 50.0)
-        matrix[2] = 0
-        found = made.aggregate(state, (2, 8), 2, matrix)
+        rows = torch.stack([torch.zeros(D), torch.full((D,), 50.0)])
+        found = made.aggregate(state, (2, 8), 2, rows)
         self.assertEqual(found.selected, (2,))
         self.assertIsNotNone(found.byzantine_weight)
 

@@ -107,23 +107,21 @@ class Aggregation:
 
     def __call__(
         self,
-        matrix: Tensor,
+        rows: Tensor,
         nodes: tuple[int, ...],
         f: int,
         round: int,
         memory: Mapping[str, Any] = MappingProxyType({}),
         **known: Any,
     ) -> Aggregated:
-        """Aggregate the rows of `nodes`; `memory` is the rules' before the round.
+        """Aggregate the `rows` of `nodes`, in order; `memory` is the rules' before the round.
 
         `known` are further entries of the rules' context.
 
         Raises `BadRuleOutput` naming the distribution where the result is not
         a finite ``(d,)`` vector.
         """
-        everyone = len(nodes) == matrix.shape[0]
-        rows = matrix if everyone else matrix[list(nodes)]
-        (rows,) = self.device.put(rows)
+        (there,) = self.device.put(rows)
         context = Context(
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,
@@ -132,16 +130,16 @@ class Aggregation:
         )  # fmt: skip
         memory = dict(memory)
         with (
-            multiplication(FLOAT32, rows),
+            multiplication(FLOAT32, there),
             plugin_call(f"{self.owners()}:", BadRuleOutput),
         ):  # a plugin's code
             try:
-                outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
+                outcome = self.pipeline(f).outcome(there, context=context, state=memory)
             except PluginError as e:
                 raise e.with_text(f"{self.owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
                 raise BadRuleOutput(f"{self.owners()}: raised {describe_exception(e)}") from e
-        norm = self._checked_norm(outcome.vector, matrix)
+        norm = self._checked_norm(outcome.vector, rows)
         selected = share = None
         if outcome.weights is not None:
             weights = outcome.weights.tolist()
@@ -150,12 +148,12 @@ class Aggregation:
                 share = byzantine_share(nodes, weights, self.config.num_honest)
         return Aggregated(outcome.vector, norm, selected, memory, share)
 
-    def _checked_norm(self, vector: Tensor, matrix: Tensor) -> float:
-        """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""
-        if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
+    def _checked_norm(self, vector: Tensor, rows: Tensor) -> float:
+        """Return the norm of `vector`; `BadRuleOutput` where it is no result for `rows`."""
+        if tuple(vector.shape) != (rows.shape[1],) or vector.dtype != rows.dtype:
             raise BadRuleOutput(
                 f"{self.owners()}: returned {tuple(vector.shape)} of {vector.dtype}, "
-                f"expected ({matrix.shape[1]},) of {matrix.dtype}"
+                f"expected ({rows.shape[1]},) of {rows.dtype}"
             )
         norm = norm_of(vector)
         if norm_fault(norm) is not None:

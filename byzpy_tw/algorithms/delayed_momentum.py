@@ -76,22 +76,22 @@ class DelayedMomentum(Dsgd):
         known[list(nodes)] = rows
         return evolve(super().reveal(state, range(honest), known, f), honest=honest)
 
-    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
-        """Aggregate the rows of all nodes, those of `nodes` from `matrix`, with budget `f`.
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, rows: Tensor) -> Aggregated:
+        """Aggregate the last rows of all nodes, of which `rows` are those of `nodes`, with `f`.
 
         The nodes selected are those of this round.  Raises the rules' errors.
         """
         # In their own memory, which has its old rows again afterwards: a copy would double it.
-        rows, everyone = _rows(state), tuple(range(self.config.n))
-        before = rows[list(nodes)]
+        kept, everyone = _rows(state), tuple(range(self.config.n))
+        before = kept[list(nodes)]
         try:
-            _replace(rows, nodes, matrix)
+            _replace(kept, nodes, rows)
             found = self.rules.aggregation(
-                rows, everyone, f, state.round, state.aggregation, **self.root_context(state)
+                kept, everyone, f, state.round, state.aggregation, **self.root_context(state)
             )
             vector = found.vector.clone()  # it may be one of the rows
         finally:
-            rows[list(nodes)] = before
+            kept[list(nodes)] = before
         if found.selected is None:
             return evolve(found, vector=vector)
         selected = set(found.selected)
@@ -101,17 +101,17 @@ class DelayedMomentum(Dsgd):
         self,
         state: State,
         nodes: Sequence[int],
-        matrix: Tensor,
+        rows: Tensor,
         aggregated: Aggregated,
         attack: Mapping[str, Any],
         *,
         reuse: bool = False,
         lent: bool = False,
     ) -> State:
-        rows = _rows(state) if reuse else _rows(state).clone()
-        after = super().advance(state, nodes, matrix, aggregated, attack, reuse=reuse, lent=lent)
-        _replace(rows, nodes, matrix)
-        return evolve(after, rows=rows)
+        kept = _rows(state) if reuse else _rows(state).clone()
+        after = super().advance(state, nodes, rows, aggregated, attack, reuse=reuse, lent=lent)
+        _replace(kept, nodes, rows)
+        return evolve(after, rows=kept)
 
 
 def _rows(state: State) -> Tensor:
@@ -119,6 +119,6 @@ def _rows(state: State) -> Tensor:
     return state.rows
 
 
-def _replace(rows: Tensor, nodes: Sequence[int], matrix: Tensor) -> None:
-    for node in nodes:
-        rows[node] = matrix[node]
+def _replace(kept: Tensor, nodes: Sequence[int], rows: Tensor) -> None:
+    for node, row in zip(nodes, rows, strict=True):
+        kept[node] = row

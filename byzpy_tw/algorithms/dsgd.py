@@ -146,16 +146,16 @@ class Dsgd:
         """Return why the aggregate of `n` nodes gives no guarantee with budget `f`, or None."""
         return self.rules.aggregation.pipeline(f).guarantee(n)
 
-    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
-        """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, rows: Tensor) -> Aggregated:
+        """Aggregate the ``(m, d)`` `rows`, one for each of the m `nodes` in order, with budget `f`.
 
         Without any node, as in a round of Byzantine nodes that saw nothing to attack, that is zero.
         Raises the rules' errors.
         """
         if not nodes:
-            return Aggregated(torch.zeros(matrix.shape[1]), 0.0, None, state.aggregation)
+            return Aggregated(torch.zeros(rows.shape[1]), 0.0, None, state.aggregation)
         return self.rules.aggregation(
-            matrix, nodes, f, state.round, state.aggregation, **self.root_context(state)
+            rows, nodes, f, state.round, state.aggregation, **self.root_context(state)
         )  # fmt: skip
 
     def root_context(self, state: State) -> dict[str, Any]:
@@ -187,14 +187,14 @@ class Dsgd:
         self,
         state: State,
         nodes: Sequence[int],
-        matrix: Tensor,
+        rows: Tensor,
         aggregated: Aggregated,
         attack: Mapping[str, Any],
         *,
         reuse: bool = False,
         lent: bool = False,
     ) -> State:
-        """Return the state after a round, by the rows `nodes` of `matrix` and their aggregate.
+        """Return the state after a round, by the `rows` of `nodes`, in order, and their aggregate.
 
         `attack` is the attack's memory after the round.  With `reuse` the tensors of `state`
         become the new state's, and `state` is not to be used any more, but for its parameters
@@ -213,8 +213,8 @@ class Dsgd:
             round=state.round + 1,
             parameters=parameters,
             optimizer=optimizer,
-            momenta=self._momenta(state, nodes, matrix, reuse),
-            history=self._history(state, nodes, matrix),
+            momenta=self._momenta(state, nodes, rows, reuse),
+            history=self._history(state, nodes, rows),
             aggregation=aggregated.memory,
             attack=attack,
         )
@@ -237,28 +237,29 @@ class Dsgd:
             raise Diverged("the parameters are no longer finite; try a smaller learning rate")
 
     def _momenta(
-        self, state: State, nodes: Sequence[int], matrix: Tensor, reuse: bool
+        self, state: State, nodes: Sequence[int], rows: Tensor, reuse: bool
     ) -> Mapping[int, Tensor]:
         if not self.config.worker_momentum:
             return state.momenta
         momenta = dict(state.momenta)
-        for node in nodes:
+        for node, row in zip(nodes, rows, strict=True):
             if node < self.config.num_honest:
                 if reuse and node in momenta:
-                    momenta[node].copy_(matrix[node])
+                    momenta[node].copy_(row)
                 else:
-                    momenta[node] = matrix[node].clone()
+                    momenta[node] = row.clone()
         return momenta
 
     def _history(
-        self, state: State, nodes: Sequence[int], matrix: Tensor
+        self, state: State, nodes: Sequence[int], rows: Tensor
     ) -> Mapping[int, Mapping[int, Tensor]]:
         """Keep the vectors of Byzantine nodes as long as the attack may send them again."""
         attack = self.rules.attack
         if attack is None or PAST not in pieces_of(attack):
             return {}
         # A vector that came over the wire goes back as it was.
-        sent = {n: matrix[n].to(self.wire, copy=True) for n in nodes if n >= self.config.num_honest}
+        pairs, honest = zip(nodes, rows, strict=True), self.config.num_honest
+        sent = {node: row.to(self.wire, copy=True) for node, row in pairs if node >= honest}
         kept = {**state.history, state.round: sent}
         kept.pop(state.round - attack.age, None)
         return kept

@@ -109,11 +109,13 @@ class Participation:
     """The sizes of a run's rounds, each once; `seen` of its rounds were looked at.
 
     With a `sampling` all have the same.  `keeps` says that vectors of earlier rounds are
-    aggregated for nodes that send none.
+    aggregated for nodes that send none.  `asked` is how many nodes the largest round asks, those in
+    the place of absent ones included.
     """
 
     sizes: tuple[RoundSize, ...]
     seen: int
+    asked: int
     sampling: Sampling | None = None
     keeps: bool = False
 
@@ -168,18 +170,19 @@ def survey(config: RunConfig, participants: Callable[[State], Participants]) -> 
         size = _size(found, config, 0)
         if found.rows is None:
             size = evolve(size, byzantine=min(config.num_byz, size.f))
-        return Participation((size,), config.rounds, sampling, found.rows is not None)
-    sizes: dict[tuple[int, int, int], RoundSize] = {}
+        asked = sampling.size + sampling.spare
+        return Participation((size,), config.rounds, asked, sampling, found.rows is not None)
+    asked, sizes = 0, dict[tuple[int, int, int], RoundSize]()
     rounds, last = survey_rounds(config), None
     for round in rounds:
         found = participants(bare_state(round))
         if found is last:  # as where all take part in each round
             continue
         last = found
-        size = _size(found, config, round)
+        size, asked = _size(found, config, round), max(asked, len(found.nodes) + len(found.spare))
         sizes.setdefault((size.n, size.f, size.byzantine), size)
     keeps = last is not None and last.rows is not None
-    return Participation(tuple(sorted(sizes.values())), len(rounds), keeps=keeps)
+    return Participation(tuple(sorted(sizes.values())), len(rounds), asked, keeps=keeps)
 
 
 def _size(found: Participants, config: RunConfig, round: int) -> RoundSize:

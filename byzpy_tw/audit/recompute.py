@@ -16,8 +16,10 @@ from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
+from byzpy_tw.records.membership import read_nodes
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
@@ -96,7 +98,7 @@ def _replacements(record: Mapping[str, Any], asked: Participants) -> list[dict[s
 
 def _server(placement: Any, node: int) -> str:
     for name, nodes in placement.items() if isinstance(placement, dict) else ():
-        if isinstance(nodes, list) and node in nodes:
+        if node in (read_nodes(nodes) or ()):
             return f" (at the start on {clean_value(name)})"
     return ""
 
@@ -129,24 +131,26 @@ class RoundRecomputer:
         everyone = sorted([*asked.nodes, *(pair["by"] for pair in replaced)])
         nodes = tuple(node for node in everyone if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
+        rows = RoundRows(torch.zeros(len(nodes), replay.host.dimension))
+        rows.begin(nodes)
         shown = [n for n in honest if n not in record.get("unseen", ())]
-        matrix = torch.zeros(config.n, replay.host.dimension)
         norms: dict[int, float] = {}
         losses = []
         for node, gradient in replay.gradients(state, honest):
             sent = round_to_dtype(gradient.vector, algorithm.wire)
             norms[node] = self.pool.submit(norm_of, sent.float()).result()
             losses.append(gradient.loss)
-            matrix[node] = algorithm.receive(state, node, sent.float())
+            rows.row(node).copy_(algorithm.receive(state, node, sent.float()))
         owns = {n: replay.own_gradient(state, n) for n in nodes if n >= config.num_honest}
 
         def finish(f: int | None) -> RecomputedRound:
             with thread_limit(self.threads):
                 attack = state.attack
                 if f is not None:
-                    attack = self._fill_attack_rows(state, shown, owns, matrix, norms, f)
-                aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
-                after = algorithm.advance(state, nodes, matrix, aggregated, attack)
+                    attack = self._fill_attack_rows(state, shown, owns, rows, norms, f)
+                used = rows.of(nodes)
+                aggregated = algorithm.aggregate(state, nodes, record["f"], used)
+                after = algorithm.advance(state, nodes, used, aggregated, attack)
             entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
             entries["participants"] = None if len(asked.nodes) == config.n else everyone
             entries["replaced"] = replaced or None
@@ -208,14 +212,14 @@ class RoundRecomputer:
 
     def _fill_attack_rows(
         self, state: State, honest: Sequence[int], owns: Mapping[int, Tensor | None],
-        matrix: Tensor, norms: dict[int, float], f: int,
+        rows: RoundRows, norms: dict[int, float], f: int,
     ) -> Mapping[str, Any]:  # fmt: skip
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
-        shown = replay.algorithm.reveal(state, honest, matrix[list(honest)], f)
+        shown = replay.algorithm.reveal(state, honest, rows.of(honest), f)
         count = len(honest) if shown.honest is None else shown.honest
         for node, own in owns.items():
             sent = replay.attack_vector(state, node, count, shown, own).float()
-            matrix[node] = replay.algorithm.receive(state, node, sent)
+            rows.row(node).copy_(replay.algorithm.receive(state, node, sent))
             norms[node] = norm_of(sent)
         return shown.memory

@@ -42,7 +42,6 @@ from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.spec import node_specs
 
 
 class ImmediateExecutor(Executor):
@@ -138,10 +137,7 @@ def prepare_replay(
     """
     spec = config.spec()
     host = build_host(spec, registry, data_root=data_root, device=device)
-    for node in node_specs(
-        honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
-    ):
-        host.spawn(node)
+    host.register(config.n, config.attack if config.num_byz else None)
     rules = resolve_rules(config, registry)
     rules.make_root_set(host.dataset, host.trial_outcome, data_root)
     model = make_model(spec, registry, host.dataset, root=data_root)

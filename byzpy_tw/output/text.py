@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any
 
 from attrs import define, field
@@ -87,12 +89,13 @@ def _describe_steps(config: RunConfig) -> str:
 
 
 def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
-    nodes = sorted((node, name) for name, there in event.placement.items() for node in there)
-    for node, name in nodes[:_MOST_LINES]:
+    found = merge(*(((node, name) for node in there) for name, there in event.placement.items()))
+    for node, name in islice(found, _MOST_LINES):
         kind = "honest" if node < event.num_honest else "Byzantine"
         yield f"  node {node} ({kind}) on {name}"
-    if len(nodes) > _MOST_LINES:
-        yield f"  ... and {len(nodes) - _MOST_LINES} more (config.json has them all)"
+    more = sum(map(len, event.placement.values())) - _MOST_LINES
+    if more > 0:
+        yield f"  ... and {more} more (config.json has them all)"
 
 
 def _evaluation(metrics: Iterable[Metric], values: Mapping[str, float | None]) -> str:

@@ -224,7 +224,9 @@ CONFIG_FIELDS = _fields(
           "`device` what the trainer aggregates on"),
     Field("plugins", "each distribution that offers plugins, with its version"),
     Field("placement", "which nodes each server was given at the start, or when it joined; a "
-          "resumed run keeps those of a server that is away"),
+          "resumed run keeps those of a server that is away.  Over a thousand that are evenly "
+          "spaced are their `first` and `last`, and the `step` between two.  Where rounds ask some "
+          "nodes only, these are the nodes that a server is asked for while it is there"),
     Field("devices", "what each server's nodes are computed on, such as `cpu`"),
     Field("seconds_before", "that the processes before the last one took, as far as is known; 0 "
           "in a run that was not resumed", unit="seconds"),
@@ -298,7 +300,8 @@ ROUND_FIELDS = _fields(
           when="in the first record with these `bits`"),
     Field("events", "what happened besides, in words: servers lost and back, nodes moved, "
           "probation", _list_of(TEXT, "a list of words"), when="where something did"),
-    Field("placement", "which nodes live on each server, as in config.json",
+    Field("placement", "which nodes live on each server, as in config.json; of the nodes that "
+          "were asked, where not all were",
           when="where there are `events`"),
 )  # fmt: skip
 

@@ -59,7 +59,7 @@ class Deadlines(Generic[S]):
     _placement: Placement
     _server_of: Callable[[int], S | None]  # where a node's vector is taken from now
     began: float
-    watched: range = range(0)  # nodes that are waited for now
+    watched: Sequence[int] = ()  # nodes that are waited for now
     _end: float = field(init=False)  # the round ends then, whatever happens
     _asked: dict[int, S] = field(factory=dict, init=False)  # node -> server asked last
     _due: dict[int, float] = field(factory=dict, init=False)  # node -> when it is late

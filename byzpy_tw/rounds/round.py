@@ -106,7 +106,7 @@ class Round:
 
     def __attrs_post_init__(self) -> None:
         if not self.participants:
-            self.participants = range(self.num_honest + self.num_byz)
+            self.participants = range(self.population)
         self._on_probation, self.probation = self.probation, frozenset()
         self._expect(self.participants)
 
@@ -126,6 +126,16 @@ class Round:
     def n(self) -> int:
         """Return the number of participants, without those in the place of others."""
         return len(self.participants)
+
+    @property
+    def population(self) -> int:
+        """Return the number of the run's nodes, which may be more than the participants."""
+        return self.num_honest + self.num_byz
+
+    @property
+    def candidates(self) -> Sequence[int]:
+        """Return the nodes that may be asked: the participants, and then those to replace them."""
+        return (*self.participants, *self.spare) if self.spare else self.participants
 
     @property
     def asked(self) -> list[int]:
@@ -282,7 +292,7 @@ class Round:
     def _asked_nodes(self) -> str:
         if self.replacements:
             return f"{len(self.asked)} participants"
-        what = "nodes" if self.n == self.num_honest + self.num_byz else "participants"
+        what = "nodes" if self.n == self.population else "participants"
         return f"n = {self.n} {what}"
 
     def _refusals_for(self, *reasons: Reason) -> list[Refusal]:

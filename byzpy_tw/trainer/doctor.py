@@ -36,7 +36,7 @@ from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules, round_
 from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.text import clean_value
-from byzpy_tw.trainer.gradient_timer import advise_micro_batch
+from byzpy_tw.trainer.gradient_timer import NODES, advise_micro_batch
 from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
@@ -48,7 +48,7 @@ from byzpy_tw.trainer.server_interface import Server
 from byzpy_tw.transports.table import find_transport
 from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import open_device
-from byzpy_tw.workers.spec import NodeSpec, node_specs
+from byzpy_tw.workers.spec import NodeSpec, node_spec
 
 WAIT = 5.0  # seconds for the answers that a healthy server gives at once
 READING = 60.0  # and for the data here
@@ -149,22 +149,31 @@ class Doctor:
             self.until = keys.keys.until
             self.warnings += keys.keys.warnings
         beat = min(config.heartbeat, self.wait)
-        specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        placement = Placement(tuple(map(str, addresses)), config.n, cap)
+        most = None if self.participation is None else self.participation.asked
+        sampled = most is not None and most < config.n
+        placement = Placement(tuple(map(str, addresses)), config.n, cap, all_placed=False)
         for address in addresses:
             placement.add_server(str(address))
-        assigned = placement.assign_unassigned() if addresses else {}
+        assigned: dict[str, list[int]] = {}
+        if addresses:
+            # One node is asked, and where rounds ask some the others are not there.
+            assigned = placement.place(range(len(addresses)) if sampled else range(config.n))
         for address in addresses:
             transport = find_transport(address.scheme, self.registry)
             server = RemoteServer(address, self._reactor, beat, keys=keys, transport=transport)
-            nodes = [specs[node] for node in assigned.get(str(address), ())]
+            nodes = [self._spec(node) for node in assigned.get(str(address), ())]
             # A Byzantine node, where the server has none at first and failover may bring one.
             may_come = moves and config.num_byz
-            spare = specs[-1] if may_come and all(node.honest for node in nodes) else None
+            lacks = may_come and all(node.honest for node in nodes)
+            spare = self._spec(config.n - 1) if lacks else None
             check = ServerCheck(
-                server, self._handshake, nodes, spare, self.wait, may_open, self._reactor
-            )
+                server, self._handshake, nodes, spare, self.wait, may_open,
+                most if sampled else None, self._reactor,
+            )  # fmt: skip
             self.servers.append(check)
+
+    def _spec(self, node: int) -> NodeSpec:
+        return node_spec(node, honest=self.config.num_honest, attack=self.config.attack)
 
     @property
     def _has_local_data(self) -> bool:
@@ -258,7 +267,7 @@ class Doctor:
         if not self.servers and here is not None:
             config, registry = self.config, self.registry
             device, threads = open_device(config.device), config.threads or cores()
-            nodes = node_specs(honest=config.num_honest, byzantine=0, attack=config.attack)
+            nodes = [self._spec(node) for node in range(min(config.num_honest, NODES))]
             make = partial(
                 InProcessServer, self._reactor, self._pool, threads, registry, here, device
             )
@@ -331,7 +340,7 @@ class Doctor:
                 "checkpoint_bytes": 4 * d * (2 + kept),  # without the memory of rules
                 "data_digest": prepared.digest,
                 "examples": [len(prepared.dataset.train), len(prepared.dataset.test)],
-                "shards": [min(prepared.shards), max(prepared.shards)],
+                "shards": [int(prepared.shards.min()), int(prepared.shards.max())],
                 "dimension": d,
                 "instructions": prepared.environment.instructions,
             }

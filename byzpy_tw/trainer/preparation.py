@@ -42,7 +42,7 @@ from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.precision import check_precision
-from byzpy_tw.workers.shards import check_shard, make_shards
+from byzpy_tw.workers.shards import check_shards, make_shards, sizes_of
 from byzpy_tw.workers.tasks import task_of
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
@@ -58,7 +58,7 @@ class Prepared:
     digest: str  # of the data
     environment: Environment
     trial_outcome: TrialOutcome
-    shards: Sequence[int]  # their sizes
+    shards: numpy.ndarray  # their sizes
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
@@ -174,10 +174,9 @@ def prepare_data(
         check_precision(config.precision, rules.aggregation.device.place)
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
-    for i, shard in enumerate(shards):
-        check_shard(i, len(shard), spec)
-    sizes = [len(shard) for shard in shards]
-    weights = _begin_weights(config, sizes, folder, recorded)
+    check_shards(shards, spec)
+    sizes = sizes_of(shards)
+    weights = _begin_weights(config, sizes.tolist(), folder, recorded)
     messages = rules.use_weights(weights)
     check_model(spec, registry, data, root=root)
     begun = time.perf_counter()

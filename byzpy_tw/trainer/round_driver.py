@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from attrs import define, field
@@ -65,18 +65,18 @@ class RoundDriver:
 
     async def collect_honest(self) -> None:
         """Wait until the outcome of each honest node is known."""
-        nodes = range(self._config.num_honest)
+        nodes = [n for n in self.round.candidates if n < self.round.num_honest]
         self._ask(nodes)
         await self._until(lambda r: r.honest_complete)
 
     async def collect_byzantine(self, attack_input: AttackInput) -> None:
         """Wait until the outcome of each Byzantine node, and of each in its place, is known."""
         self._attack_input = attack_input
-        nodes = range(self._config.num_honest, self._config.n)
+        nodes = [n for n in self.round.candidates if n >= self.round.num_honest]
         self._ask(nodes)
         await self._until(lambda r: r.complete)
 
-    def _ask(self, nodes: range) -> None:
+    def _ask(self, nodes: Sequence[int]) -> None:
         for server in self._cluster.servers():
             self.on_assigned(server, self._collector.nodes_on(server, nodes))
 
@@ -132,10 +132,10 @@ class RoundDriver:
 
     async def _until(self, enough: Callable[[Round], bool]) -> None:
         """Wait until `enough` holds, and ask the nodes that replace absent ones meanwhile."""
-        everyone = range(self._config.n)
-        # Before they may be asked, Byzantine nodes have no deadline.
-        honest = range(self._config.num_honest)
-        self._deadlines.watched = honest if self._attack_input is None else everyone
+        nodes = self.round.candidates
+        if self._attack_input is None:  # before they may be asked, others have no deadline
+            nodes = [node for node in nodes if node < self.round.num_honest]
+        self._deadlines.watched = nodes
         try:
             while True:
                 self._ask_replacements()
@@ -145,7 +145,7 @@ class RoundDriver:
                 if not self._has_replacements(self.round):
                     break
         finally:
-            self._deadlines.watched = range(0)
+            self._deadlines.watched = ()
             self._arm()
 
     def _has_replacements(self, round: Round) -> bool:

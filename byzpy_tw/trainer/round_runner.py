@@ -159,6 +159,7 @@ class RoundRunner:
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
         asked = await self._participants()
+        await self.cluster.place((*asked.nodes, *asked.spare))
         round = Round(
             number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes,
             asked.spare, asked.rows,
@@ -185,10 +186,10 @@ class RoundRunner:
                 await driver.collect_byzantine(AttackInput(honest, shown.pieces, past))
                 await self._receive([n for n in round.usable if n not in set(before_attack)])
             else:
-                round.mark_not_asked(range(config.num_honest, config.n), _no_attack(round))
+                round.mark_not_asked(round.participants, _no_attack(round))
         finally:
             driver.end()
-        self.collector.expire(range(config.n))
+        self.collector.expire(round.participants)
         watch.lap("byzantine")
         verdict = round.verdict(computable)
         if isinstance(verdict, Halt):
@@ -282,28 +283,27 @@ class RoundRunner:
 
     def _replace_vectors(self, nodes: Sequence[int]) -> None:
         for node in nodes:
-            row = self.collector.matrix[node]
+            row = self.collector.rows.row(node)
             row.copy_(self.algorithm.receive(self._state, node, row))
 
     def _reveal(self, round: Round, f: int) -> Revealed:
         """Return the knowledge that travels in this round, the rules' f being `f`."""
         nodes = round.honest_accepted
-        rows = self.collector.matrix[: round.num_honest]
-        if len(nodes) < round.num_honest:
-            rows = rows[list(nodes)]
+        rows = self.collector.rows.of(nodes)
         with thread_limit(self._threads):
             return self.algorithm.reveal(self._state, nodes, rows, f)
 
     def _advance(self, gathered: GatheredRound, keep: bool) -> _Step:
         """Go from the vectors to the next state, in one visit to the pool; `keep` that state."""
-        round, verdict, matrix = gathered.round, gathered.verdict, self.collector.matrix
+        round, verdict = gathered.round, gathered.verdict
+        rows = self.collector.rows.of(verdict.nodes)
         with thread_limit(self._threads):
-            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, matrix)
+            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, rows)
         gathered.stopwatch.lap("aggregate")
         self.rounds_done = None
         try:
             self._state = self.algorithm.advance(
-                self._state, verdict.nodes, matrix, aggregated, gathered.attack_memory,
+                self._state, verdict.nodes, rows, aggregated, gathered.attack_memory,
                 reuse=True, lent=self._readers > 0,
             )  # fmt: skip
         except Diverged as e:

@@ -38,6 +38,7 @@ from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
+from byzpy_tw.rounds.round_rows import make_rows
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -159,9 +160,9 @@ class Training:
         """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
-            torch.zeros(
-                config.n, prepared.evaluator.dimension,
-                pin_memory=self.rules.aggregation.device.pinned,
+            make_rows(
+                self.rules.participation.asked, config.n, len(entries),
+                prepared.evaluator.dimension, pinned=self.rules.aggregation.device.pinned,
             ),
             self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
@@ -214,12 +215,13 @@ class Training:
     def _make_cluster(
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
-        config = self.config
+        config, asked = self.config, self.rules.participation.asked
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=is_local(self.registry, config.partition),
             devices=list(self._description.texts_before("devices").values()),
             attack=prepared.attack,
+            most_asked=None if asked == config.n else asked,
             data_digests=self._description.texts_before("data_digests"),
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self._handle)
@@ -237,7 +239,7 @@ class Training:
             ):  # fmt: skip
                 self.views.notice(line)
         await cluster.start()
-        placement = {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
+        placement = cluster.assignments()
         self.views.handle(NodesPlaced(placement, config.num_honest))
         description = self._description.begin(prepared, cluster.entries, placement, self._processes)
         self._summary.metrics = described_metrics(description)

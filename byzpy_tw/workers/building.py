@@ -48,7 +48,7 @@ def build_host(
     held: int = 0,
     dataset: Dataset | None = None,
     trial_outcome: TrialOutcome | None = None,
-    shards: list[np.ndarray] | None = None,
+    shards: Sequence[np.ndarray] | None = None,
 ) -> NodeHost:
     """Return the host of a run, without nodes.
 

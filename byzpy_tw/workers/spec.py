@@ -144,16 +144,20 @@ def nodes_from_json(data: bytes) -> list[NodeSpec]:
         raise BadRequest(f"not a list of nodes: {e}") from e
 
 
-def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
-    """Return the nodes of a run, honest ones first.
+def node_spec(node: int, *, honest: int, attack: str) -> NodeSpec:
+    """Return node number `node` of a run, whose first `honest` ones are honest.
 
     Byzantine node j has a copy of honest node j mod `honest`'s shard, for attacks that start
     from an honest gradient of their own.
     """
-    return [
-        *(NodeSpec(node=i, shard=i) for i in range(honest)),
-        *(NodeSpec(node=honest + j, shard=j % honest, attack=attack) for j in range(byzantine)),
-    ]
+    if node < honest:
+        return NodeSpec(node=node, shard=node)
+    return NodeSpec(node=node, shard=(node - honest) % honest, attack=attack)
+
+
+def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
+    """Return the nodes of a run, honest ones first."""
+    return [node_spec(i, honest=honest, attack=attack) for i in range(honest + byzantine)]
 
 
 def _json(data: bytes) -> Any:

@@ -105,10 +105,11 @@ class Contributions:
         if self.record is None and self.reference.asked.spare:
             return  # it is not known which of them came too late for the attack
         unseen = (self.record or {}).get("unseen", ())
+        rows = dict(zip(now.nodes, now.rows, strict=True))
         seen = [n for n in now.nodes if n < config.num_honest and n not in unseen]
-        accepted = {n: now.matrix[n] for n in seen}
-        for node in now.nodes:
-            row, frames = now.matrix[node], self._first.get(node, [])
+        accepted = {n: rows[n] for n in seen}
+        for node, row in rows.items():
+            frames = self._first.get(node, [])
             sent = [f for f in frames if self._equals_row(node, _vector(f), row)]
             if not config.in_process and not frames:
                 yield f"{self._where}: node {node} was used, and its server sent no vector of it"
@@ -246,9 +247,7 @@ class Contributions:
         config, transcript = self.history.schedule.config, self.trainer.transcript
         if config.failover == "off":
             # One that comes back has its nodes from the next round on.
-            mine = {
-                p.server for p in transcript.assigned if p.node == node and p.time < self.begins
-            }
+            mine = {p.server for p in transcript.assigned if p.hosts(node) and p.time < self.begins}
             gone = [t for t, server in transcript.lost if server in mine and t <= self.now.time]
             return "" if gone or not mine else "and its server was there"
         if config.max_nodes_per_server is not None:
@@ -266,7 +265,7 @@ class Contributions:
 
     def _is_unstable(self, node: int) -> bool:
         """Return whether a server that had `node` was lost so often that no round waits for it."""
-        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.node == node}
+        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.hosts(node)}
         lost = [
             _server_of(server)
             for time, server in self.trainer.transcript.lost

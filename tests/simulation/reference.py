@@ -162,30 +162,29 @@ class Reference:
     # -- the step
 
     def step(
-        self, nodes: tuple[int, ...], f: int, matrix: Tensor,
+        self, nodes: tuple[int, ...], f: int, rows: Tensor,
         record: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """To the next round, by the rows `nodes` of `matrix`; the present one has `record`."""
+        """To the next round, by the `rows` of `nodes`, in order; the present one has `record`."""
         now, config = self._state, self.config
         attack, self._attack = self._attack, None
         unseen = (record or {}).get("unseen", ())
-        honest = {n: matrix[n] for n in nodes if n < config.num_honest and n not in unseen}
+        known = zip(nodes, rows, strict=True)
+        honest = {n: row for n, row in known if n < config.num_honest and n not in unseen}
         if attack is None:  # it sees them even if nothing comes of it
             attacked = self.everyone(record)[-1] >= config.num_honest
             attack = self._shown(honest, f).memory if attacked and honest else now.attack
         made = self._cached(
-            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.optimizer),
+            ("step", nodes, f, _cache_key(rows), _cache_key(now.optimizer),
              _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
-            lambda: self._step(now, nodes, f, matrix, attack),
+            lambda: self._step(now, nodes, f, rows, attack),
         )  # fmt: skip
         self.states.append(evolve(made, probation=self.probation.to_plain()))
 
-    def _step(
-        self, now: State, nodes: tuple[int, ...], f: int, matrix: Tensor, attack: Any
-    ) -> State:
+    def _step(self, now: State, nodes: tuple[int, ...], f: int, rows: Tensor, attack: Any) -> State:
         algorithm = self._algorithm
-        aggregated = algorithm.aggregate(now, nodes, f, matrix)
-        return algorithm.advance(now, nodes, matrix, aggregated, attack)
+        aggregated = algorithm.aggregate(now, nodes, f, rows)
+        return algorithm.advance(now, nodes, rows, aggregated, attack)
 
     def undisturbed_digest(self) -> str | None:
         """The digest of a run of which nothing is refused; None where it would diverge."""
@@ -195,11 +194,8 @@ class Reference:
             accepted = dict(rows)
             for node in asked.nodes[len(rows) :]:
                 rows[node] = self.row(node, self.byzantine(node, accepted, asked.f))
-            matrix = torch.zeros(self.config.n, len(self.parameters))
-            for node, row in rows.items():
-                matrix[node] = row
             try:
-                self.step(asked.nodes, asked.f, matrix)
+                self.step(asked.nodes, asked.f, torch.stack(list(rows.values())))
             except ByzpyTwError:
                 return None
         return self.digest
