@@ -57,6 +57,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.aggregators import BUILTIN, Pipeline
+from byzpy_tw.aggregators.rule import root_needs
 from byzpy_tw.preaggregators import BUILTIN as PRE
 
 SHAPES = "10x421642,20x421642,64x421642,20x11173962"
@@ -78,7 +79,7 @@ def ours(n: int, f: int) -> dict[str, Rule]:
     def make(name: str) -> Rule:
         return takes[name](f=f)
 
-    found = {name: make(name) for name, _, _ in BUILTIN}
+    found = {name: make(name) for name, maker, _ in BUILTIN if not root_needs(maker)}
     if n <= 4 * f:
         found["bulyan"] = takes["bulyan"](f=(n - 3) // 4)
     for pre in ("nnm", "clipping", "arc", "bucketing"):

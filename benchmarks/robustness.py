@@ -1,10 +1,10 @@
-"""The accuracy that each rule keeps under each attack, on uneven data: three sweeps.
+"""The accuracy that each rule keeps under each attack, on uneven data: five sweeps.
 
     python benchmarks/robustness.py [--out DIR] [--results FILE] [--jobs 2] [--only WORD]
     python benchmarks/robustness.py --table [--results FILE]
 
-Each partition and model is one ``python -m byzpy_tw sweep``, which goes on where an earlier
-call was stopped.  Afterwards its runs replace their lines in the results file.  ``--table``
+Each of `SERIES` is one ``python -m byzpy_tw sweep``, which goes on where an earlier call was
+stopped.  Afterwards its runs replace their lines in the results file.  ``--table``
 runs nothing and prints the tables of that file, as Markdown.
 
 The setting is near that of Karimireddy et al. (ICLR 2022): 20 honest and 5 Byzantine
@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).with_name("robustness.jsonl")
 
@@ -39,6 +39,33 @@ TRAININGS = (
     ("dirichlet:alpha=0.5", "mlp", (1, 2, 3)),
     ("dirichlet:alpha=0.5", "small-cnn", (1,)),  # it takes ten times as long
 )
+
+
+class Series(NamedTuple):
+    """One sweep: its data, model and seeds, its rules with what stands before them, its options."""
+
+    partition: str
+    model: str
+    seeds: tuple[int, ...]
+    rules: list[str]
+    before: tuple[str, ...] = ("none",)
+    options: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """A word for each part, for ``--only`` and the folder."""
+        own = "" if self.rules is RULES else f" {' '.join(self.rules)}"
+        return f"{self.partition} {self.model}{own}"
+
+
+# Rules of federated learning; the last two have examples of the trainer's own.
+FEDERATED = "norm-bound rlr foolsgold flame".split()
+ROOTED = "fltrust zeno".split()
+SERIES = (
+    *(Series(*training, RULES, ("none", "nnm")) for training in TRAININGS),
+    Series("dirichlet:alpha=0.5", "mlp", (1,), FEDERATED),
+    Series("dirichlet:alpha=0.5", "mlp", (1,), ROOTED, options={"root_examples": 100}),
+)
 KEY = ("partition", "model", "pre", "rule", "attack", "seed")
 KEPT = (
     "status", "final_accuracy", "worst_accuracy", "best_accuracy", "seconds", "attack_failures",
@@ -48,16 +75,16 @@ COLLAPSE = 30.0  # points below the same rule without an attack
 Row = dict[str, Any]
 
 
-def sweep(partition: str, model: str, seeds: Iterable[int], folder: Path, jobs: int) -> int:
-    """Run the rest of the sweep of one partition and model in `folder`; return its exit code."""
+def sweep(series: Series, folder: Path, jobs: int) -> int:
+    """Run the rest of the sweep of `series` in `folder`; return its exit code."""
     options: dict[str, Any] = {
-        **SETTING, "lr": LR, "partition": partition, "model": model, "threads": 1,
+        **SETTING, "lr": LR, "partition": series.partition, "model": series.model, "threads": 1,
         "round_timeout": 600.0,  # a machine with other work is no reason to fail
-        "jobs": jobs, "out": folder,
+        "jobs": jobs, "out": folder, **series.options,
     }  # fmt: skip
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    words += ["--preaggregators", "none", "nnm", "--aggregators", *RULES, "--attacks", *ATTACKS]
-    words += ["--seeds", *map(str, seeds)]
+    words += ["--preaggregators", *series.before, "--aggregators", *series.rules]
+    words += ["--attacks", *ATTACKS, "--seeds", *map(str, series.seeds)]
     return subprocess.run([sys.executable, "-m", "byzpy_tw", "sweep", *words]).returncode
 
 
@@ -104,12 +131,14 @@ def tables(rows: Iterable[Row]) -> str:
         parts.append(f"\n### {partition}, {model}, {seeds} seed{'s' * (seeds > 1)}\n")
         parts.append("| rule | " + " | ".join(ATTACKS) + " |")
         parts.append("|---" * (len(ATTACKS) + 1) + "|")
-        for rule in RULES:
-            for pre in ("", "nnm"):
+        for rule in (*RULES, *FEDERATED, *ROOTED):
+            for pre in ("", "nnm") if rule in RULES else ("",):
                 name = f"{pre} + {rule}" if pre else rule
                 calm = group.get((rule, pre, "none"), {})
                 runs = [group.get((rule, pre, attack), {}) for attack in ATTACKS]
                 most = max(map(len, runs))  # seeds of this rule, which are told once
+                if not most and rule not in RULES:
+                    continue
                 if 0 < most < seeds:
                     name += f" ({most} seed{'s' * (most > 1)})"
                 entries = [entry(one, calm, most) for one in runs]
@@ -155,12 +184,12 @@ def main() -> None:
     if args.table:
         print(tables(found.values()))
         return
-    for partition, model, seeds in TRAININGS:
-        if args.only not in f"{partition} {model}":
+    for series in SERIES:
+        if args.only not in series.name:
             continue
-        folder = args.out / re.sub(r"[^a-z0-9.]+", "-", f"{partition}-{model}")
-        code = sweep(partition, model, seeds, folder, args.jobs)
-        for row in rows_of(folder, partition, model):
+        folder = args.out / re.sub(r"[^a-z0-9.]+", "-", series.name)
+        code = sweep(series, folder, args.jobs)
+        for row in rows_of(folder, series.partition, series.model):
             found[tuple(row[name] for name in KEY)] = row
         lines = "".join(json.dumps(row) + "\n" for row in found.values())
         args.results.write_text(lines, encoding="utf-8")

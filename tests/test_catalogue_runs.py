@@ -77,6 +77,9 @@ class CatalogueRunsTests(TestCase):
         options += [
             f"--validation 0.2 --data-seed 9 --partition {name}" for name in ("iid", "local")
         ]
+        options.append(
+            "--root-examples 60 --aggregator fltrust --partition local --attack opt-alie"
+        )
         for option, (remote, here) in zip(options, self.both(options), strict=True):
             self.assertEqual(remote["code"], 0, (option, remote["result"]))
             for figure in ("parameters_sha256", "metrics"):

@@ -20,6 +20,7 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.aggregators.trusted import with_made_up_root
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.pipelines import NamedPipeline
@@ -74,6 +75,15 @@ class GradientTests(SynchronousTestCase):
             for here, there in zip(gradients(self.gpu, spec), gradients(CPU, spec), strict=True):
                 self.assert_near(here.vector, there.vector, 1e-4)
                 self.assertAlmostEqual(here.loss, there.loss, places=4)
+
+    def test_local_steps(self) -> None:
+        """Updates are near the CPU's, and have the same bits each time."""
+        spec = evolve(SPEC, local_steps="steps=4,lr=0.05,momentum=0.9,mu=0.1,clip=1")
+        again = gradients(self.gpu, spec, threads=1)
+        for one, here, there in zip(gradients(self.gpu, spec), again, gradients(CPU, spec)):
+            self.assertTrue(torch.equal(one.vector, here.vector))
+            self.assert_near(here.vector, there.vector, 1e-3)
+            self.assertAlmostEqual(here.loss, there.loss, places=3)
 
     def test_lower_precision(self) -> None:
         """It is near float32, repeatable with any threads, and the setting is put back."""
@@ -148,11 +158,13 @@ class RuleTests(SynchronousTestCase):
         own = [e.name for e in names.entries() if e.kind == "aggregator"]
         for rules in (*own, *CHAINS):
             pipeline: Pipeline = NamedPipeline.parse(rules).build(names, f=2, q=None, chunk_size=4)
-            expected, there = pipeline(rows), rows.to(open_device(GPU).place)
-            found = pipeline(there)
+            context = with_made_up_root(None, pipeline.aggregator, rows)
+            there = rows.to(open_device(GPU).place)
+            expected, found = pipeline(rows, context=context), pipeline(there, context=context)
             self.assertEqual(found.device.type, there.device.type, rules)
             torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4, msg=rules)
-            self.assertTrue(torch.equal(found, pipeline(there)), rules)
+            again = pipeline(there, context=context)
+            self.assertTrue(torch.equal(found, again), rules)
 
 
 @needs_gpu

@@ -203,13 +203,26 @@ class VerdictTests(SynchronousTestCase):
 
     def test_divergence_from_the_start(self) -> None:
         """Before the first step no learning rate can have done it."""
-        for number, words in ((0, "broken from the start"), (1, "try a smaller --lr")):
+        for number, words in ((0, "broken from the start"), (1, "try a smaller learning rate")):
             round = Round(number, 3, 0, 1)
             for node in range(3):
                 round.refuse(node, Reason.NOT_FINITE, "norm nan")
             verdict = round.verdict(anything)
             assert isinstance(verdict, Halt)
             self.assertIn(f"{words}; node 0: norm nan", verdict.why)
+
+    def test_local_steps(self) -> None:
+        """Their learning rate may have done it in round 0 too, and they may take too long."""
+        for reason, words in (
+            (Reason.NOT_FINITE, "try a smaller learning rate"),
+            (Reason.LATE, "a larger --round-timeout, or fewer local steps"),
+        ):
+            round = Round(0, 3, 0, 1, local_steps=True)
+            for node in range(3):
+                round.refuse(node, reason)
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertIn(words, verdict.why)
 
     def test_divergence_under_too_many_attackers(self) -> None:
         """More Byzantine nodes than f are named first: no learning rate helps against them."""

@@ -236,7 +236,7 @@ class ConfigurationTests(SynchronousTestCase):
             self.notices(participants=10, strict=True)
         self.notices(strict=True)
         self.notices(participants=10, confidence=0.5, strict=True)
-        _, told = self.notices(participants=3, f=60, over_sample=1)
+        told = self.notices(participants=3, f=60, over_sample=1)[-1]
         self.assertIn("samples of 3 + 1 of 100 nodes with --f 60", told)
         self.assertIn("(no other number has one)", told)
 
@@ -253,6 +253,13 @@ class ConfigurationTests(SynchronousTestCase):
         told = self.notices(num_honest=80, num_byz=20)
         self.assertEqual(len(told), 2, told)
         self.assertIn("20 Byzantine nodes are more than f = 10", told[1])
+
+    def test_only_byzantine(self) -> None:
+        """The rounds without an honest node are told, from their expected number."""
+        more = {"num_honest": 16, "num_byz": 4, "f": 4, "aggregator": "mean"}
+        told = self.notices(**more, participants=2)
+        self.assertIn("about 16 of 500 rounds draw Byzantine nodes alone: their attack", told[1])
+        self.assertNotIn("Byzantine nodes alone", str(self.notices(**more, participants=5)))
 
     def test_constant(self) -> None:
         """The sizes of a long run are known from one round."""

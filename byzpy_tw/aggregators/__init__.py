@@ -9,35 +9,41 @@ computed, or promises nothing, for n rows; ``laws`` are the laws of
 `byzpy_tw.testing.properties` that it obeys with these parameters.
 """
 
-from byzpy_tw.aggregators.averages import Mean
+from byzpy_tw.aggregators.averages import Mean, NormBound
 from byzpy_tw.aggregators.bulyan import Bulyan
 from byzpy_tw.aggregators.centered_clipping import CenteredClipping
-from byzpy_tw.aggregators.clusters import ClippedClustering, SignGuard
+from byzpy_tw.aggregators.clusters import FLAME, ClippedClustering, SignGuard
 from byzpy_tw.aggregators.coordinatewise import (
     MeanAroundMedian,
     Median,
     Phocas,
+    RobustLearningRate,
     SignMajority,
     TrimmedMean,
 )
 from byzpy_tw.aggregators.filters import CAF, DnC
+from byzpy_tw.aggregators.foolsgold import FoolsGold
 from byzpy_tw.aggregators.geometric_median import GeometricMedian
 from byzpy_tw.aggregators.krum import Krum, MultiKrum
 from byzpy_tw.aggregators.nearest import CGE, MoNNA
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.aggregators.rule import Outcome
 from byzpy_tw.aggregators.subsets import MDA, SMEA
+from byzpy_tw.aggregators.trusted import FLTrust, Zeno
 
 __all__ = [
     "BUILTIN",
     "CAF",
     "CGE",
+    "FLAME",
     "MDA",
     "SMEA",
     "Bulyan",
     "CenteredClipping",
     "ClippedClustering",
     "DnC",
+    "FLTrust",
+    "FoolsGold",
     "GeometricMedian",
     "Krum",
     "Mean",
@@ -45,12 +51,15 @@ __all__ = [
     "Median",
     "MoNNA",
     "MultiKrum",
+    "NormBound",
     "Outcome",
     "Phocas",
     "Pipeline",
+    "RobustLearningRate",
     "SignGuard",
     "SignMajority",
     "TrimmedMean",
+    "Zeno",
 ]
 
 # name, class, aliases
@@ -74,4 +83,10 @@ BUILTIN: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     ("sign-guard", SignGuard, ()),
     ("clipped-clustering", ClippedClustering, ()),
     ("sign-majority", SignMajority, ()),
+    ("norm-bound", NormBound, ()),
+    ("rlr", RobustLearningRate, ()),
+    ("foolsgold", FoolsGold, ()),
+    ("flame", FLAME, ()),
+    ("fltrust", FLTrust, ()),
+    ("zeno", Zeno, ()),
 )

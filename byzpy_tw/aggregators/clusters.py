@@ -1,4 +1,4 @@
-"""SignGuard and clipped clustering: the largest group of rows that look alike."""
+"""SignGuard, clipped clustering and FLAME: the largest group of rows that look alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, TRANSLATION, Outcome, State, rule
+from byzpy_tw.aggregators.rule import (
+    ALL_LAWS,
+    EQUAL_ROWS,
+    PERMUTATION,
+    TRANSLATION,
+    Outcome,
+    State,
+    rule,
+)
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
@@ -14,6 +22,8 @@ from byzpy_tw.seeds import Context
 
 # Shares are whole numbers over d: two different ones differ by more than this.
 ROUNDING = 1e-12
+# A distance by cosine of two float32 vectors that is less may be all rounding.
+COSINE_ROUNDING = 1e-6
 
 
 # Clusters of one size tie, and the lowest index decides.
@@ -81,12 +91,63 @@ class ClippedClustering:
                 state["norms"] = seen
         squares = norms.square()
         products = (squares[:, None] + squares - gram.squared) / 2
-        lengths = torch.outer(norms, norms)
-        cosine = torch.where(lengths > 0, products / lengths, 0.0).clamp_(-1, 1)
-        members = largest_cluster(two_clusters((1 - cosine).numpy()))
+        members = largest_cluster(two_clusters((1 - _cosines(products, norms)).numpy()))
         weights = torch.zeros(gram.size, dtype=torch.float64)
         weights[members] = _clip(norms, tau)[members] / len(members)
         return weights
+
+
+@rule("flame", "n >= 1", "n > 2f", "length")
+class FLAME:
+    """Rows of the majority by angle, clipped to the median norm, their mean, and a little noise.
+
+    The majority is the cluster that HDBSCAN finds by the rows' cosine distances when a cluster
+    must have more than half of the rows (`majority_component`).  The median is that of the norms
+    of all rows.  The noise is normal, its deviation `noise` times the median; it is drawn by the
+    run's seed and the round (by seed 0 and round 0 where no context is given).  A zero row is at
+    distance one from every other.
+
+    References
+    ----------
+    Nguyen et al., "FLAME: Taming Backdoors in Federated Learning", USENIX Security 2022,
+    Algorithm 1, on the rows in the place of the local models.
+    """
+
+    f: int = integer(0)
+    noise: float = real(0.001, least=0.0)
+
+    @property
+    def laws(self) -> frozenset[str]:
+        return ALL_LAWS - ({TRANSLATION, EQUAL_ROWS} if self.noise else {TRANSLATION})
+
+    @property
+    def products_only(self) -> bool:
+        """Return whether inner products suffice: noise is no combination of rows."""
+        return not self.noise
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        norms = gram.norms
+        apart = 1 - _cosines(gram.from_origin, norms)
+        apart[apart < COSINE_ROUNDING] = 0
+        members = majority_component(apart.numpy())
+        weights = torch.zeros(gram.size, dtype=torch.float64)
+        weights[members] = _clip(norms, _median(norms))[members] / len(members)
+        return weights
+
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
+        weights = self.weights(points.gram, context=context, state=state)
+        vector = points.combine(weights)
+        if self.noise:
+            stream = (context or Context()).stream("flame")
+            drawn = torch.from_numpy(stream.standard_normal(len(vector), dtype=np.float32))
+            vector.add_(drawn.to(vector), alpha=self.noise * _median(points.gram.norms))
+        return Outcome(vector, points.row_weights(weights))
+
+
+def _cosines(products: Tensor, norms: Tensor) -> Tensor:
+    """Return the rows' cosines from their inner products and norms; zero for a row of zeros."""
+    lengths = torch.outer(norms, norms)
+    return torch.where(lengths > 0, products / lengths, 0.0).clamp_(-1, 1)
 
 
 def _median(values: Tensor) -> float:
@@ -117,6 +178,41 @@ def two_clusters(apart: np.ndarray) -> list[list[int]]:
         apart = np.delete(np.delete(apart, b, axis=0), b, axis=1)
         clusters[a] = sorted(clusters[a] + clusters.pop(b))
     return clusters
+
+
+def majority_component(apart: np.ndarray) -> list[int]:
+    """Return the component with over half of the points at the least distance that has one.
+
+    Points at most a distance apart are in one component.  This is HDBSCAN with
+    ``min_cluster_size = n // 2 + 1``, ``min_samples = 1`` and ``allow_single_cluster``: no point
+    is nearer than its nearest neighbour, so its mutual reachability is the distance itself, and of
+    the two sides of a split at most one has so many points.  There is one cluster, of the points
+    that are in it until it is too small.
+    """
+    n = len(apart)
+    group = np.arange(n)
+    at_most, members = np.inf, [0]
+    for distance, a, b in _spanning_tree(apart):
+        if distance > at_most:
+            break
+        group[group == group[b]] = group[a]
+        joined = np.flatnonzero(group == group[a])
+        if len(joined) > n // 2:
+            at_most, members = distance, joined.tolist()
+    return members
+
+
+def _spanning_tree(apart: np.ndarray) -> list[tuple[float, int, int]]:
+    """Return the edges of a minimum spanning tree, shortest first, by Prim's algorithm."""
+    near, parent = apart[0].copy(), np.zeros(len(apart), dtype=int)
+    outside, edges = np.arange(len(apart)) > 0, []
+    while outside.any():
+        new = int(np.where(outside, near, np.inf).argmin())
+        edges.append((float(near[new]), int(parent[new]), new))
+        outside[new] = False
+        closer = outside & (apart[new] < near)
+        near[closer], parent[closer] = apart[new][closer], new
+    return sorted(edges)
 
 
 def mean_shift(features: np.ndarray) -> list[list[int]]:

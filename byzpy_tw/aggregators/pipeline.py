@@ -15,6 +15,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
+from byzpy_tw.aggregators.row_weights import check_weights
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
@@ -22,6 +23,8 @@ from byzpy_tw.aggregators.rule import (
     drop_refused_rows,
     initial_center_of,
     needs_inner_products,
+    root_needs,
+    takes_weights,
     weights_of,
     with_reduced_budget,
 )
@@ -53,6 +56,10 @@ class Stage:
     @property
     def trusts_a_row(self) -> bool:
         return getattr(self.rule, "trusts_a_row", False)
+
+    @property
+    def root_needs(self) -> frozenset[str]:
+        return root_needs(self.rule)
 
     def rows(self, n: int) -> int:
         """Return the number of rows that the rule leaves of n."""
@@ -127,6 +134,17 @@ class Pipeline:
         )
 
     @property
+    def without_weights(self) -> int | None:
+        """The place of the first rule, counted from 0, that takes no weights of rows; or None."""
+        taken = (takes_weights(stage.rule) for stage in self._stages)
+        return next((place for place, takes in enumerate(taken) if not takes), None)
+
+    @property
+    def takes_weights(self) -> bool:
+        """Return whether the rules may be given weights of rows in their context."""
+        return self.without_weights is None
+
+    @property
     def geometric(self) -> bool:
         """Return whether every rule works from inner products alone."""
         return (
@@ -145,9 +163,22 @@ class Pipeline:
             hasattr(rule, "matrix") for rule in self.pre
         )
 
-    def initial_center(self, state: State) -> Tensor | None:
-        """Return the ``(d,)`` center that the aggregator starts from, where it remembers one."""
-        return initial_center_of(self.aggregator, (state or {}).get("aggregator", {}))
+    @property
+    def root_needs(self) -> frozenset[str]:
+        """The needs of its rules; see `aggregators.rule.root_needs`."""
+        return frozenset().union(*(stage.root_needs for stage in self._stages))
+
+    def memory_bytes(self, n: int, d: int) -> int:
+        """Return the bytes that rules may come to remember of n nodes' vectors, as far as known."""
+        rules = (*self.pre, self.aggregator)
+        return sum(r.memory_bytes(n, d) for r in rules if hasattr(r, "memory_bytes"))
+
+    def initial_center(self, state: State, context: Context | None = None) -> Tensor | None:
+        """Return the ``(d,)`` center that the aggregator starts from, or compares rows with.
+
+        That is what it remembers, or the root vector; None where it has neither.
+        """
+        return initial_center_of(self.aggregator, (state or {}).get("aggregator", {}), context)
 
     def __call__(
         self, vectors: Vectors, *, context: Context | None = None, state: State = None
@@ -159,7 +190,7 @@ class Pipeline:
             # The inner products tell which rows are refused, where any rule asks for them.
             geometric = any(needs_inner_products(stage.rule) for stage in self._stages)
             points, context_, dropped = drop_refused_rows(
-                Points(matrix, center=self.initial_center(state)),
+                Points(matrix, center=self.initial_center(state, context)),
                 self.f,
                 context,
                 geometric=geometric,
@@ -179,7 +210,7 @@ class Pipeline:
         """Return the pipeline's vector and each row's weight in it, for rows known to be finite."""
 
         def work() -> Outcome:
-            points = Points(matrix, center=self.initial_center(state))
+            points = Points(matrix, center=self.initial_center(state, context))
             return self.outcome_from(points, context=context, state=state)
 
         return run_single_threaded(work)
@@ -191,6 +222,7 @@ class Pipeline:
         why = self.computable(points.size)
         if why is not None:
             raise TooManyByzantine(why)
+        self._check_weights(context, points.size)
         *before, last = self._stages
         for stage in before:
             with stage.memory(state) as memory:
@@ -203,6 +235,7 @@ class Pipeline:
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         """Return the ``(n,)`` float64 weights of a `geometric` pipeline, from inner products."""
+        self._check_weights(context, gram.size)
         mixed: Tensor | None = None  # of the rules so far
         *before, last = self._stages
         for stage in before:
@@ -232,7 +265,8 @@ class Pipeline:
         """Return why the pipeline promises nothing for n rows, or None; counted after bucketing.
 
         An aggregator that trusts one node's row promises nothing behind a rule that
-        permutes or mixes rows: the row in that position may be any node's.
+        permutes or mixes rows: the row in that position may be any node's.  One that has the
+        trainer's root set may keep its promise where faulty rows are the majority.
         """
         if self.shortfall is not None:
             return self.shortfall
@@ -246,10 +280,16 @@ class Pipeline:
         why, f = self._first("guarantee", n), max(self.f, self.budget)
         if why is not None or f == 0:
             return why
-        if n <= 2 * f:
+        if n <= 2 * f and not last.root_needs:
             return f"{last.name}: no rule withstands f faulty rows of n <= 2f, got n={n}, f={f}"
         silent = [stage for stage in self._stages if not hasattr(stage.rule, "guarantee")]
         return f"{silent[0].name} promises nothing: it has no method guarantee" if silent else None
+
+    def _check_weights(self, context: Context | None, rows: int) -> None:
+        """Raise `BadParameter` for weights in `context` that a rule does not take."""
+        if context is not None and context.weights is not None:
+            place = self.without_weights
+            check_weights(context, rows, place is None, self._stages[place or 0].name)
 
     @property
     def _stages(self) -> tuple[Stage, ...]:

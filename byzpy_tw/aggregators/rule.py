@@ -21,7 +21,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.errors import BadRuleOutput, TooManyByzantine, TooManyRefused
+from byzpy_tw.aggregators.row_weights import check_weights, shares_of
+from byzpy_tw.errors import BadRuleOutput, NeedsContext, TooManyByzantine, TooManyRefused
 from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
@@ -37,6 +38,7 @@ ALL_LAWS = frozenset({PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS})
 # The conditions on n and f under which rules can be computed, or give a guarantee.
 _CONDITIONS: dict[str, Callable[[int, int], bool]] = {
     "any n": lambda n, f: True,
+    "f = 0": lambda n, f: f == 0,
     "n >= 1": lambda n, f: n >= 1,
     "n >= 2": lambda n, f: n >= 2,
     "n > f": lambda n, f: n > f,
@@ -175,12 +177,13 @@ def aggregate(
     Refused rows are dropped, and the budget pays for them.
     """
     matrix, back = as_matrix(vectors)
+    weighted = check_weights(context, matrix.shape[0], takes_weights(rule), type(rule).__name__)
 
     def work() -> Tensor:
-        shortcut = getattr(rule, "_shortcut", None)
+        shortcut = None if weighted else getattr(rule, "_shortcut", None)
         if shortcut is not None and (found := shortcut(matrix)) is not None:
             return found
-        points = Points(matrix, center=initial_center_of(rule, state))
+        points = Points(matrix, center=initial_center_of(rule, state, context))
         geometric, norms = needs_inner_products(rule), not getattr(rule, "coordinatewise", False)
         points, kept, dropped = drop_refused_rows(
             points, rule.f, context, geometric=geometric, norms=norms
@@ -216,8 +219,18 @@ def drop_refused_rows(
     kept = [i for i in range(n) if i not in refused]
     context = context or Context()
     nodes = context.nodes or tuple(range(n))
-    context = attrs.evolve(context, nodes=tuple(nodes[i] for i in kept))
+    weights = None if context.weights is None else shares_of(context.weights[kept])
+    context = attrs.evolve(context, nodes=tuple(nodes[i] for i in kept), weights=weights)
     return points.restrict_rows(kept), context, len(refused)
+
+
+def takes_weights(rule: Any) -> bool:
+    """Return whether `rule` may be given weights of rows in its context.
+
+    An aggregator says so by ``takes_weights = True``, and uses them.  A pre-aggregator leaves them
+    to the aggregator if it ``keeps_rows``: a mixture of rows is no node's.
+    """
+    return bool(getattr(rule, "takes_weights", False) or getattr(rule, "keeps_rows", False))
 
 
 def needs_inner_products(rule: Any) -> bool:
@@ -238,6 +251,50 @@ def with_reduced_budget(rule: Any, dropped: int) -> Any:
     return attrs.evolve(rule, f=max(0, f - dropped))
 
 
-def initial_center_of(rule: Any, state: State) -> Tensor | None:
-    """Return the center that `rule` starts from; None where it has none."""
-    return rule.initial_center(state) if hasattr(rule, "initial_center") else None
+def initial_center_of(rule: Any, state: State, context: Context | None = None) -> Tensor | None:
+    """Return the center that `rule` starts from, or compares rows with; None where it has none."""
+    if hasattr(rule, "initial_center"):
+        found: Tensor | None = rule.initial_center(state)
+        return found
+    return root_of(rule, context) if "root" in root_needs(rule) else None
+
+
+def root_needs(rule: Any) -> frozenset[str]:
+    """Return what `rule` needs of the root set: some of the attributes root and score of a context.
+
+    A rule says so by ``needs_root = True`` and ``needs_score = True``.
+    """
+    named = ("root", "score")
+    return frozenset(name for name in named if getattr(rule, f"needs_{name}", False) is True)
+
+
+def root_of(rule: Any, context: Context | None) -> Tensor:
+    """Return the root vector of `context`; `NeedsContext` where it has none for `rule`."""
+    if context is None or context.root is None:
+        raise NeedsContext(
+            f"{type(rule).__name__} compares rows with the root vector, which the trainer computes "
+            "from examples of its own: give --root-examples to a run, or "
+            "context=byzpy_tw.Context(root=...), a (d,) tensor, to the rule"
+        )
+    return context.root
+
+
+def score_of(rule: Any, context: Context | None, rows: Tensor) -> Tensor:
+    """Return the loss of each of the rows by the score of `context`, ``(m,)`` float64.
+
+    A loss that is not a number is infinite.  Raises `NeedsContext` where there is no score for
+    `rule`, and `BadRuleOutput` for a result of another shape.
+    """
+    if context is None or context.score is None:
+        raise NeedsContext(
+            f"{type(rule).__name__} compares rows by their losses, which the trainer computes from "
+            "examples of its own: give --root-examples to a run, or "
+            "context=byzpy_tw.Context(score=...), a function from (m, d) rows to (m,) losses"
+        )
+    losses = torch.as_tensor(context.score(rows)).detach().to("cpu", torch.float64)
+    if losses.shape != rows.shape[:1]:
+        raise BadRuleOutput(
+            f"context.score returned losses of the shape {tuple(losses.shape)} for {len(rows)} "
+            f"rows, expected ({len(rows)},)"
+        )
+    return losses.nan_to_num(nan=torch.inf, posinf=torch.inf)

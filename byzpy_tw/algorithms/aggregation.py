@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.algorithms.node_weights import NodeWeights
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, PluginError
 from byzpy_tw.plugin_code import describe_exception, plugin_call
@@ -55,10 +56,14 @@ def byzantine_share(
 
 @define(eq=False)
 class Aggregation:
-    """The run's pipeline for each f that is needed, and the device that computes it."""
+    """The run's pipeline for each f that is needed, and the device that computes it.
+
+    ``node_weights`` are the nodes' weights, once they are known; None where all count alike.
+    """
 
     config: RunConfig
     _registry: Registry
+    node_weights: NodeWeights | None = field(default=None, init=False)
     _pipelines: dict[int, Pipeline] = field(factory=dict, init=False)
     _named: NamedPipeline = field(init=False)
 
@@ -77,6 +82,10 @@ class Aggregation:
             fill = {**self.config.rule_parameters, "f": f}
             self._pipelines[f] = self._named.with_budget(f).build(self._registry, **fill)
         return self._pipelines[f]
+
+    def use_weights(self, weights: NodeWeights | None) -> None:
+        """Give nodes these weights, in all rounds."""
+        self.node_weights = weights
 
     def computable(self, n: int, f: int) -> str | None:
         """Return why the pipeline cannot be computed with `n` rows and budget `f`, or None."""
@@ -103,8 +112,11 @@ class Aggregation:
         f: int,
         round: int,
         memory: Mapping[str, Any] = MappingProxyType({}),
+        **known: Any,
     ) -> Aggregated:
         """Aggregate the `rows` of `nodes`, in order; `memory` is the rules' before the round.
+
+        `known` are further entries of the rules' context.
 
         Raises `BadRuleOutput` naming the distribution where the result is not
         a finite ``(d,)`` vector.
@@ -113,6 +125,8 @@ class Aggregation:
         context = Context(
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,
+            weights=None if self.node_weights is None else self.node_weights.of_rows(nodes),
+            **known,
         )  # fmt: skip
         memory = dict(memory)
         with (

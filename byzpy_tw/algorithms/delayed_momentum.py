@@ -11,7 +11,7 @@ m = (1 - alpha) m + alpha g; beta is 1 - alpha.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,6 @@ class DelayedMomentum(Dsgd):
                     f"{option} has no use with --algorithm {config.algorithm}, which keeps a "
                     "momentum of each node, also of absent ones: leave it out"
                 )
-        self._all = self._aggregating_all(self._all)
 
     def begin(self, parameters: Tensor) -> State:
         rows = torch.zeros(self.config.n, parameters.numel())
@@ -57,12 +56,8 @@ class DelayedMomentum(Dsgd):
     def keeps_vector(self, node: int) -> bool:
         return node >= self.config.num_honest
 
-    def participants(self, state: State) -> Participants:
-        found = super().participants(state)
-        return self._aggregating_all(found) if found.rows is None else found
-
-    def _aggregating_all(self, asked: Participants) -> Participants:
-        return evolve(asked, f=self.config.f, rows=self.config.n)
+    def _asking(self, nodes: Iterable[int], spare: Iterable[int] = (), *, f: int) -> Participants:
+        return Participants(nodes, self.config.f, rows=self.config.n)
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
         """Return the row of `node` after the vector that it `sent`."""
@@ -91,7 +86,9 @@ class DelayedMomentum(Dsgd):
         before = kept[list(nodes)]
         try:
             _replace(kept, nodes, rows)
-            found = self.rules.aggregation(kept, everyone, f, state.round, state.aggregation)
+            found = self.rules.aggregation(
+                kept, everyone, f, state.round, state.aggregation, **self.root_context(state)
+            )
             vector = found.vector.clone()  # it may be one of the rows
         finally:
             kept[list(nodes)] = before

@@ -7,7 +7,8 @@ simulator call it; it does no I/O and reads no clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, Diverged
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.seeds import Context
-from byzpy_tw.vectors import round_to_dtype
+from byzpy_tw.vectors import norm_fault, norm_of, round_to_dtype
 
 
 @define(eq=False)
@@ -39,12 +40,8 @@ class Dsgd:
 
     config: RunConfig
     rules: ResolvedRules
-    _all: Participants = field(init=False)
     _sampling: Sampling | None = field(init=False)
-
-    @_all.default
-    def _list_all(self) -> Participants:
-        return Participants(range(self.config.n), self.config.f)
+    _everyone: Participants | None = field(default=None, init=False)  # made once
 
     @_sampling.default
     def _make_sampling(self) -> Sampling | None:
@@ -76,10 +73,15 @@ class Dsgd:
         return node >= self.config.num_honest or not self.config.worker_momentum
 
     def participants(self, state: State) -> Participants:
-        if self._sampling is None:
-            return self._all
-        nodes, spare = self._sampling.draw(state.round)
-        return Participants(nodes, self._sampling.f, spare)
+        if self._sampling is not None:
+            return self._asking(*self._sampling.draw(state.round), f=self._sampling.f)
+        if self._everyone is None:
+            self._everyone = self._asking(range(self.config.n), f=self.config.f)
+        return self._everyone
+
+    def _asking(self, nodes: Iterable[int], spare: Iterable[int] = (), *, f: int) -> Participants:
+        """Return `nodes` as participants, of whose vectors `f` may be faulty."""
+        return Participants(nodes, f, spare)
 
     def request(self, state: State) -> Tensor:
         (parameters,) = self.rules.aggregation.device.fetch([state.parameters])
@@ -105,9 +107,13 @@ class Dsgd:
         `f` is the budget that the rules are expected to have.
         """
         config, rules, memory = self.config, self.rules, dict(state.attack)
+        weights = rules.aggregation.node_weights
         context = Context(
             seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
             byzantine=self._attackers(state), pipeline=rules.aggregation.pipeline(f),
+            weights=None if weights is None else weights.of_rows(nodes),
+            node_weights=None if weights is None else weights.shares.clone(),
+            **self.root_context(state),
         )  # fmt: skip
         with plugin_call(f"attack {config.attack!r}"):
             known = Knowledge.for_attack(
@@ -148,7 +154,34 @@ class Dsgd:
         """
         if not nodes:
             return Aggregated(torch.zeros(rows.shape[1]), 0.0, None, state.aggregation)
-        return self.rules.aggregation(rows, nodes, f, state.round, state.aggregation)
+        return self.rules.aggregation(
+            rows, nodes, f, state.round, state.aggregation, **self.root_context(state)
+        )  # fmt: skip
+
+    def root_context(self, state: State) -> dict[str, Any]:
+        """Return what the rules need of the root set in a round, as entries of their `Context`.
+
+        Raises `Diverged` where its vector is not finite.
+        """
+        root_set, needs, found = self.rules.root_set, self.rules.root_needs, dict[str, Any]()
+        if root_set is None:
+            return found
+        if "root" in needs:
+            sent = round_to_dtype(root_set.vector(state.round, self.request(state)), self.wire)
+            found["root"] = sent.float()
+            if (fault := norm_fault(norm_of(found["root"]))) is not None:
+                raise Diverged(
+                    f"round {state.round}: what the root set makes of the parameters is no "
+                    f"vector: {fault}; try a smaller learning rate"
+                )
+        if "score" in needs:
+            scale = self.vector_scale(state.round)
+            found["score"] = partial(root_set.losses, state.round, scale, state.parameters)
+        return found
+
+    def vector_scale(self, round: int) -> float:
+        """Return the multiple of a node's vector that a plain step adds to the parameters."""
+        return -self.rules.learning_rate(round, self.config.rounds)
 
     def advance(
         self,
@@ -201,7 +234,7 @@ class Dsgd:
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):
-            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+            raise Diverged("the parameters are no longer finite; try a smaller learning rate")
 
     def _momenta(
         self, state: State, nodes: Sequence[int], rows: Tensor, reuse: bool

@@ -260,7 +260,7 @@ class GuardedAlgorithm:
             raise diverged
         after = self._checked_state(after, "advance", state.round + 1, state.parameters, rows)
         if not all(map(math.isfinite, map(float, torch.aminmax(after.parameters)))):
-            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+            raise Diverged("the parameters are no longer finite; try a smaller learning rate")
         return after
 
 

@@ -87,6 +87,11 @@ class Sampling:
         tail = hypergeometric_tail(self.n, self.byzantine, self.size + self.spare)
         return some_round(float(tail(self.f)), self.rounds)
 
+    def without_honest(self, byzantine: int) -> float:
+        """Return the expected number of rounds that ask Byzantine nodes alone, of `byzantine`."""
+        tail = hypergeometric_tail(self.n, byzantine, self.size)
+        return self.rounds * float(tail(self.size - 1))
+
     def smallest(self) -> Sampling | None:
         """Return the smallest larger sample, of an odd size, that has a budget; None for none."""
         sizes = range(self.size + 1 + self.size % 2, self.n - self.spare + 1, 2)  # odd ones

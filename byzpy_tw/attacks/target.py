@@ -13,7 +13,8 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.callables import supported_arguments
-from byzpy_tw.aggregators.rule import State
+from byzpy_tw.aggregators.row_weights import shares_of
+from byzpy_tw.aggregators.rule import State, takes_weights
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.line_search import line_maximize
 from byzpy_tw.attacks.moments import centered_products, direction_vector, squared_distance
@@ -38,11 +39,14 @@ class CombinedRows:
     h: int
     frame: Tensor
     points: Tensor
+    # The point that has the rest of the weights' sum to one: the origin, or the center.
+    rest: int = -1
 
     @classmethod
     def of(
-        cls, known: Knowledge, copies: int, direction: str, center: Tensor | None = None
-    ) -> CombinedRows:
+        cls, known: Knowledge, copies: int, direction: str, center: Tensor | None = None,
+        rest: int = -1,
+    ) -> CombinedRows:  # fmt: skip
         h, n = known.h, known.h + copies
         at = direction_vector(direction, known.mean, known.std)
         gram, others = centered_products(known.vectors, known.mean, at, center)
@@ -56,7 +60,7 @@ class CombinedRows:
         points[n:, h] = -1.0
         if center is not None:
             points[n, h], points[n, h + 2] = 0.0, 1.0
-        return cls(h, frame, points)
+        return cls(h, frame, points, rest)
 
     def gram(self, of_mean: float, of_direction: float) -> Gram:
         """Return the rows' `Gram`, where the attack's vector has these coefficients."""
@@ -67,8 +71,7 @@ class CombinedRows:
     def squared_length(self, weights: Tensor) -> float:
         """Return the squared length of the weighted sum of the rows of the last `gram`."""
         found = weights @ self.points[:-2]
-        # The rest of the weights' sum to one is the share of the center.
-        found += (1.0 - weights.sum()) * self.points[-2]
+        found += (1.0 - weights.sum()) * self.points[self.rest]
         return float(found @ self.frame @ found)
 
     def norm(self, of_mean: float, of_direction: float) -> float:
@@ -116,8 +119,12 @@ class Target:
         `coefficients` gives the attack's vector, less the mean, as multiples of the
         mean and of the attack's direction.
         """
-        center = getattr(self.pipeline, "initial_center", lambda memory: None)(self.memory)
-        rows = CombinedRows.of(self.known, self.copies, direction, center)
+        no_center = lambda memory, context: None  # noqa: E731
+        center = getattr(self.pipeline, "initial_center", no_center)(self.memory, self.context)
+        if center is not None:
+            center = center.to(self.known.vectors.device)
+        rest = -2 if has_start(self.pipeline) else -1
+        rows = CombinedRows.of(self.known, self.copies, direction, center, rest)
 
         def moved(strength: float) -> float:
             weights = self._run(self.pipeline.weights, rows.gram(*coefficients(strength)))
@@ -178,7 +185,11 @@ class Target:
             honest = context.nodes or tuple(range(self.known.h))
             first = context.n - context.byzantine
             nodes = (*honest, *range(first, first + self.copies))
-            offered["context"] = attrs.evolve(context, nodes=nodes, node=-1, pipeline=None)
+            all_weights = context.node_weights if takes_weights(self.pipeline) else None
+            weights = None if all_weights is None else shares_of(all_weights[list(nodes)])
+            offered["context"] = attrs.evolve(
+                context, nodes=nodes, node=-1, pipeline=None, weights=weights, node_weights=None
+            )
         if self.memory is not None:
             offered["state"] = dict(self.memory)
         try:
@@ -199,12 +210,24 @@ class TargetPipeline:
     def geometric(self) -> bool:
         return getattr(self.pipeline, "geometric", False)
 
+    @property
+    def root_needs(self) -> frozenset[str]:
+        return getattr(self.pipeline, "root_needs", frozenset())
+
+    def initial_center(self, memory: State, context: Context | None) -> Tensor | None:
+        found: Tensor | None = self.pipeline.initial_center(None, context)
+        return found
+
     def __call__(self, rows: Tensor, *, context: Context | None = None) -> Any:
         return self.pipeline(rows, context=context)
 
     @property
     def coordinatewise(self) -> bool:
         return getattr(self.pipeline, "coordinatewise", False)
+
+    @property
+    def takes_weights(self) -> bool:
+        return getattr(self.pipeline, "takes_weights", False)
 
     def weights(self, gram: Gram, *, context: Context | None = None) -> Any:
         return self.pipeline.weights(gram, context=context)
@@ -231,9 +254,7 @@ def find_strength(attack: Any, known: Knowledge, context: Context | None, memory
     target = Target(pipeline=pipeline, copies=copies, known=known, context=context, memory=memory)
     # Clipped rows lack the origin's share, the last rule's weights its center's: a single
     # sum does not tell them apart.
-    two_centers = bool(getattr(pipeline, "pre", ())) and hasattr(
-        getattr(pipeline, "aggregator", None), "initial_center"
-    )
+    two_centers = bool(getattr(pipeline, "pre", ())) and has_start(pipeline)
     coefficients = partial(attack.coefficients, known)
     if is_geometric(attack.rules) and not two_centers:
         score = target.score_from_products(attack.direction, coefficients)
@@ -243,6 +264,11 @@ def find_strength(attack: Any, known: Knowledge, context: Context | None, memory
         score = target.score_from_vectors(partial(attack.at, known))
     options = {name: getattr(attack, name) for name in ("evals", "start", "delta", "ratio")}
     return run_single_threaded(line_maximize, score, **options)
+
+
+def has_start(pipeline: Any) -> bool:
+    """Return whether the last rule of `pipeline` steps from a center, which has a weight, too."""
+    return hasattr(getattr(pipeline, "aggregator", None), "initial_center")
 
 
 def is_geometric(rules: tuple[Any, ...]) -> bool:

@@ -115,6 +115,22 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     return total.sqrt_().cpu()
 
 
+def products_with(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Return the inner products of the rows with a ``(d,)`` vector, ``(n,)`` float64."""
+    n, d = matrix.shape
+    dtype = compute_dtype(matrix.dtype)
+
+    def compute(columns: slice) -> Tensor:
+        # Not a product of matrices, which rounds by the alignment of the rows.
+        terms = matrix[:, columns].to(dtype) * vector[columns].to(dtype)
+        return terms.sum(dim=1, dtype=torch.float64)
+
+    total = torch.zeros(n, dtype=torch.float64, device=matrix.device)
+    for part in map_tiles(lambda: compute, d, product_tile_width(n, d, matrix.device, copied=True)):
+        total += part
+    return total.cpu()
+
+
 def surely_below(matrix: Tensor, limit: float) -> bool:
     """Return True only if every row's norm is below `limit`; False says nothing.
 

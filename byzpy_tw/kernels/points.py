@@ -16,6 +16,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from byzpy_tw.errors import BadVectors
 from byzpy_tw.kernels.combine import (
     combination,
     combinations,
@@ -29,6 +30,7 @@ from byzpy_tw.kernels.gram import (
     norms_from,
     norms_of,
     products,
+    products_with,
     squared_norms,
     surely_below,
 )
@@ -53,6 +55,7 @@ class Gram:
     _norms: Callable[[], Tensor] | None = None
     _away: Callable[[int], Tensor] | None = None
     _reach: Callable[[], Tensor] | None = None
+    _with_center: Callable[[], Tensor] | None = None
     _rounding: float = rounding_bound(torch.float32, 0)  # the coarsest that is computed in
 
     @classmethod
@@ -99,6 +102,18 @@ class Gram:
         weights' absolute values.
         """
         return self._rounding * torch.outer(self._reaches, self._reaches)
+
+    @cached_property
+    def with_center(self) -> Tensor:
+        """Inner products of the points with the center, as seen from the origin, ``(m,)``.
+
+        Exact also for points that are much nearer to the origin than most are, where the center
+        is of `Points`.
+        """
+        if self._with_center is not None:
+            return self._with_center()
+        seen, whole, m = self.extended[-2, : self.size], self.extended, self.size
+        return seen - whole[-1, :m] - whole[-2, -1] + whole[-1, -1]
 
     @cached_property
     def _reaches(self) -> Tensor:
@@ -152,8 +167,13 @@ class Gram:
         def reach() -> Tensor:
             return torch.mv(mix.abs(), self._reaches)
 
+        def with_center() -> Tensor:
+            return torch.mv(mix, self.with_center)
+
         rounding = self._rounding + (mix.shape[1] + 2) * EPSILON
-        return Gram(mix.shape[0], whole, reach=reach, rounding=rounding)
+        return Gram(
+            mix.shape[0], whole, reach=reach, with_center=with_center, rounding=rounding
+        )  # fmt: skip
 
 
 def _by_rows(matrix: Tensor) -> Tensor:
@@ -176,8 +196,15 @@ class Points:
     _gram: Gram | None = field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.center is not None:  # a rule's memory from a checkpoint is on the CPU
-            self.center = self.center.to(self.matrix.device)
+        if self.center is None:
+            return
+        if self.center.shape != self.matrix.shape[1:]:
+            raise BadVectors(
+                f"the rows have d={self.matrix.shape[1]} coordinates, the root vector or what the "
+                f"rule remembers has the shape {tuple(self.center.shape)}: expected (d,)"
+            )
+        # A rule's memory from a checkpoint is on the CPU.
+        self.center = self.center.to(self.matrix.device)
 
     @cached_property
     def products(self) -> Products:
@@ -206,8 +233,15 @@ class Points:
         def away(point: int) -> Tensor:
             return norms_of(self.matrix, self.matrix[rows[point]])[rows].square_()
 
+        def with_center() -> Tensor:
+            assert self.center is not None
+            return products_with(self.matrix, self.center)[rows]
+
         rounding = rounding_bound(self.matrix.dtype, self.matrix.shape[1])
-        return Gram(self.size, whole, lambda: self.norms, away, rounding=rounding)
+        return Gram(
+            self.size, whole, lambda: self.norms, away,
+            with_center=None if self.center is None else with_center, rounding=rounding,
+        )  # fmt: skip
 
     def refused(self, *, geometric: bool, norms: bool = True) -> tuple[int, ...]:
         """Return the rows of the matrix with a NaN, an infinity or too large a norm.

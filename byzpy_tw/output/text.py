@@ -13,6 +13,7 @@ from byzpy_tw import events
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.plugins.naming import parse
 from byzpy_tw.records.metrics import (
     DEFAULT,
     KINDS,
@@ -69,16 +70,22 @@ class TextOutput:
 
 def _configuration_lines(event: events.RunConfigured) -> Iterator[str]:
     config = from_dict(event.config)
-    steps = f"lr {config.lr:g}, momentum {config.momentum:g}"
-    if config.optimizer != "sgd" or config.lr_schedule != "milestones":
-        steps = f"{config.optimizer}, lr {config.lr:g} ({config.lr_schedule})"
     yield f"byzpy_tw: {describe_run(config)}"
     yield (
         f"  nodes {nodes_live(config)}; batch {config.batch_size} in micro-batches of "
-        f"{config.micro_batch_size}; {steps}; "
+        f"{config.micro_batch_size}; {_describe_steps(config)}; "
         f"partition {config.partition}; seed {config.seed}; {event.threads} threads"
     )
     yield f"  records in {event.directory}"
+
+
+def _describe_steps(config: RunConfig) -> str:
+    if config.local_steps is not None:
+        return f"{config.algorithm}, steps of {config.optimizer} ({config.lr_schedule})"
+    rate = parse(config.optimizer).parameters.get("lr", f"{config.lr:g}")
+    if config.optimizer != "sgd" or config.lr_schedule != "milestones":
+        return f"{config.optimizer}, lr {rate} ({config.lr_schedule})"
+    return f"lr {rate}, momentum {config.momentum:g}"
 
 
 def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:

@@ -183,6 +183,7 @@ FILES: Mapping[str, str] = {
     "report.html": "the run as a page to look at, in one file; written at its end, and again by "
     "`python -m byzpy_tw report`",
     "init.safetensors": "the initial values of the parameters, where a file gave them (`--init`)",
+    "weights.csv": "the nodes' weights, where a file gave them (`--weights FILE`): that file",
     "checkpoint.{rounds}": "the run's state after that many rounds, in eight digits: "
     "parameters, momentum, what rules and attacks remember, probation.  Written whole, then "
     "renamed; begins with its own SHA-256.  Read with `weights_only=True`: it holds numbers "
@@ -208,6 +209,10 @@ CONFIG_FIELDS = _fields(
           "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("init", "SHA-256 of the parameters' initial values; only where a file gives them "
           "(`--init`).  Runs that are equal in `bits` are equal if they are in this, too"),
+    Field("weights", "the nodes' weights, where these are not equal (`--weights`): `sha256` of all "
+          "shares, as little-endian float64, in the nodes' order; the `largest` and the `smallest` "
+          "share; and all `shares` of at most 1000 nodes, else null.  In a round they are divided "
+          "by the sum of those of its nodes"),
     Field("data_digest", "SHA-256 of the trainer's data"),
     Field("data_digests", "that of each server's data, since it first joined; they differ with "
           "`--partition local` only"),
@@ -242,7 +247,8 @@ ROUND_FIELDS = _fields(
           "`aggregate`, `step`", _dict_of(NUMBER_OR_NULL, "seconds by phase"), "seconds",
           required=True, columns=tuple(f"seconds_{phase}" for phase in PHASES),
           cells=lambda phases: [phases.get(phase) for phase in PHASES]),
-    Field("loss", "mean loss of the accepted honest nodes, each on its own batch",
+    Field("loss", "mean loss of the accepted honest nodes, each on its own batch, or its own "
+          "mean over the batches of its local steps",
           NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
           metric=("loss", "Mean loss of the honest nodes.")),
     Field("test_loss", "on the test data", NUMBER_OR_NULL, when="in rounds that were evaluated",

@@ -26,6 +26,7 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.rules_trial import at_trial_size, check_draws
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.root_set import RootSet
 
 _ROUNDS = 3
 _SAME = (
@@ -48,7 +49,23 @@ def try_algorithm(config: RunConfig, registry: Registry, dimension: int) -> None
 
 
 def _make(registry: Registry, config: RunConfig) -> Algorithm:
-    return assemble_rules(config, registry).make_algorithm()
+    rules = assemble_rules(config, registry)
+    if rules.root_needs:
+        rules.root_set = MadeUpRootSet()
+    return rules.make_algorithm()
+
+
+class MadeUpRootSet(RootSet):
+    """A root set without data, for trials."""
+
+    def __init__(self) -> None:
+        pass
+
+    def vector(self, round: int, parameters: Tensor) -> Tensor:
+        return torch.ones(parameters.shape)
+
+    def losses(self, round: int, scale: float, parameters: Tensor, vectors: Tensor) -> Tensor:
+        return vectors.square().sum(dim=1)
 
 
 @define(eq=False)

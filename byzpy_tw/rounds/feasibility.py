@@ -56,8 +56,12 @@ def check_feasibility(
     """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
     aggregation = Aggregation(config, registry)
     try:
+        if aggregation.pipeline(config.f).root_needs and not config.root_examples:
+            return Feasibility(rule=config.aggregator, uncomputable="needs --root-examples")
         whys = [aggregation.pipeline(size.f).computable(size.n) for size in sizes]
         most_f = _most(aggregation, min(size.n for size in sizes))
+        if config.weights != "equal" and not aggregation.pipeline(config.f).takes_weights:
+            whys = [f"takes no weights (--weights {config.weights})"]
         if why := next(filter(None, whys), None):
             return Feasibility(rule=config.aggregator, uncomputable=why, most_f=most_f)
         gaps = [aggregation.pipeline(size.f).guarantee(size.n) for size in sizes]

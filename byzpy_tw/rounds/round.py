@@ -94,6 +94,7 @@ class Round:
     spare: Sequence[int] = ()  # that take the places of absent ones, in this order
     rows: int | None = None  # that the rule is given always, also those of earlier rounds
     replacements: dict[int, int] = field(factory=dict, init=False)  # node -> the one in its place
+    local_steps: bool = False  # whether nodes step, and may diverge, in round 0 too
     answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
     _on_probation: frozenset[int] = field(init=False)  # all of them
     _awaited: set[int] = field(factory=set, init=False)
@@ -241,8 +242,8 @@ class Round:
         """Return how to go on, now that every outcome is known."""
         if self.diverged:  # before the first step a learning rate has done nothing
             advice = "the model or its data is broken from the start"
-            if self.number:
-                advice = "the model has diverged; try a smaller --lr"
+            if self.number or self.local_steps:
+                advice = "the model has diverged; try a smaller learning rate"
             return Halt(
                 f"round {self.number}: {self.excess_attackers}over half of the "
                 f"{self.honest_asked} honest nodes' vectors are not finite: {advice}"
@@ -317,7 +318,8 @@ class Round:
         if self._refusals_for(Reason.LOST):
             advice.append("bring back the servers that were lost")
         if self._refusals_for(Reason.LATE):
-            advice.append("nodes that are only slow need a larger --round-timeout")
+            fewer = ", or fewer local steps" if self.local_steps else ""
+            advice.append(f"nodes that are only slow need a larger --round-timeout{fewer}")
         if self._refusals_for(Reason.MALFORMED, Reason.NOT_FINITE) and not advice:
             advice.append("look at the data of these nodes, and at what runs on their servers")
         return "".join(f"; {words}" for words in advice)

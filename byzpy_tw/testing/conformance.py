@@ -27,7 +27,9 @@ def _root_of_d(honest: Any) -> float:
 
 # Bounds on the answers of built-in rules, where the longest honest row is none; None:
 # it need only be finite.
-BOUNDS: dict[str, Any] = {"mean": None, "sign-majority": _root_of_d}
+BOUNDS: dict[str, Any] = {
+    "mean": None, "foolsgold": None, "rlr": None, "sign-majority": _root_of_d
+}  # fmt: skip
 
 
 def make_tests(entry: Entry) -> Any:

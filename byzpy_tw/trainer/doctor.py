@@ -195,7 +195,7 @@ class Doctor:
         try:
             with self._noting_errors():
                 self.here = await preparing.addTimeout(READING, self._reactor)
-                self.warnings += self.here.warnings
+                self.warnings += [*self.here.messages, *self.here.warnings]
         except TimeoutError:
             self.busy = True
             self.troubles.append(

@@ -141,7 +141,8 @@ class Handshake:
             kinds = ("dataset", "model", "partition", "task")
             raise self._missing(server, e, kinds, plugins) or e from e
         except BadRequest as e:
-            newer = sorted(spec.newer_fields())
+            options = {f.metadata["node_field"]: f.name for f in attrs.fields(RunConfig)}
+            newer = sorted(options[name] for name in spec.newer_fields())
             if not newer:
                 raise
             raise BadRequest(

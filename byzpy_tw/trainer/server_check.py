@@ -163,9 +163,11 @@ class ServerCheck:
         try:
             await work.addTimeout(self.seconds, self._clock)
         except TimeoutError:
+            local = self.handshake.config.local_steps is not None
             self.warnings.append(
-                f"{self.name}: parameters there and a gradient back took over {self.seconds:g} s: "
-                "a larger --round-timeout may be needed, or a smaller --batch-size or model"
+                f"{self.name}: parameters there and {'an update' if local else 'a gradient'} back "
+                f"took over {self.seconds:g} s: a larger --round-timeout may be needed, or "
+                f"{'fewer local steps' if local else 'a smaller --batch-size or model'}"
             )
 
     async def _transfer(self, vector: Tensor) -> None:

@@ -145,6 +145,8 @@ class Training:
             "{run}: the trial before round 0 took {seconds:.3f} s",
             run=self.directory.path.name, seconds=outcome.seconds,
         )  # fmt: skip
+        for line in prepared.messages:
+            self.views.notice(line)
         for line in prepared.warnings:
             self.views.warn(line)
         for line in compare_with_recorded(

@@ -34,6 +34,7 @@ from byzpy_tw.workers.attack_trial import attack_context, try_attack
 from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
+from byzpy_tw.workers.local_training import LocalTraining
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.shards import check_shard, check_shards, shard_of
@@ -76,6 +77,7 @@ class NodeHost:
     trial_outcome: TrialOutcome
     _registry: Registry
     _shards: Sequence[np.ndarray]
+    _local: LocalTraining | None = None  # where nodes send updates, not gradients
     nodes: dict[int, Node] = field(factory=dict, init=False)  # that were spawned
     registered: Registered | None = field(default=None, init=False)  # all nodes, if they are
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
@@ -95,6 +97,11 @@ class NodeHost:
             self.trial_outcome.task,
             join_single=normalises_by_batch(self.model),
         )
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        """The number of examples in each shard."""
+        return [len(shard) for shard in self._shards]
 
     @property
     def dimension(self) -> int:
@@ -194,7 +201,7 @@ class NodeHost:
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Compute the gradients of `nodes` at the current parameters on `pool`.
+        """Compute the gradients of `nodes` at the current parameters on `pool`, or their updates.
 
         Several nodes are one job.  `done` gets the float32 gradients in order, with an
         exception in the place of one that failed.  Work ends once `wanted` returns False.
@@ -204,7 +211,8 @@ class NodeHost:
             self._batches(node.shard, n, round, behaviour_of(node.attack) == Behaviour.LABEL_FLIP)
             for n, node in found
         ]
-        submit(pool, work, self._clipping(done), wanted, self._record_seconds)
+        run = submit if self._local is None else self._local.submit
+        run(pool, work, self._clipping(done), wanted, self._record_seconds)
 
     def _known(self, number: int) -> Node:
         node = self.node(number)

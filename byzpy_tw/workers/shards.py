@@ -14,7 +14,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_specs
 from byzpy_tw.workers.validation import training_indices
 
 MANY = 1000  # shards that are kept in one array
@@ -53,7 +53,8 @@ class Shards(Sequence[np.ndarray]):
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> Sequence[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
-    What is kept aside for validation is in none of them: the partition cuts the rest.
+    What is kept aside, for validation or as the root set, is in none of them: the partition cuts
+    the rest.
     A partition's `byzantine_shards` further ones are for Byzantine nodes (`shard_of`).  A plugin's
     partition is called twice; raises `BrokenPlugin` where the results differ.
     """
@@ -107,11 +108,18 @@ def _kept_nodes(nodes: np.ndarray, kept: np.ndarray, spec: RunSpec) -> np.ndarra
     found = nodes[kept]
     if len(lost := np.setdiff1d(nodes, found)):
         raise UnsuitableData(
-            f"--validation {spec.validation:g} keeps aside every example of {len(lost)} of the "
-            f"data's nodes, such as node {lost[0]} with {np.count_nonzero(nodes == lost[0])}: use "
-            "a smaller share, another --data-seed, or data with more examples of each node"
+            f"{_kept_aside(spec)} aside every example of {len(lost)} of the data's nodes, "
+            f"such as node {lost[0]} with {np.count_nonzero(nodes == lost[0])}: use a smaller "
+            "share, another --data-seed, or data with more examples of each node"
         )
     return found
+
+
+def _kept_aside(spec: RunSpec) -> str:
+    """Return the options that keep examples aside, as they were given, and the verb."""
+    given = [f"--validation {spec.validation:g}"] * bool(spec.validation)
+    given += [f"--root-examples {spec.root_examples}"] * bool(spec.root_examples)
+    return f"{' and '.join(given)} keep{'s' * (len(given) == 1)}"
 
 
 def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:
@@ -131,6 +139,12 @@ def sizes_of(shards: Sequence[np.ndarray]) -> np.ndarray:
     return shards.sizes if isinstance(shards, Shards) else np.array([*map(len, shards)])
 
 
+def examples_of_nodes(sizes: Sequence[int], spec: RunSpec) -> list[int]:
+    """Return the number of each node's examples, from the `sizes` of the shards."""
+    nodes = node_specs(honest=spec.shards, byzantine=spec.byzantine, attack="none")
+    return [sizes[shard_of(node, len(sizes), spec)] for node in nodes]
+
+
 def check_shards(shards: Sequence[np.ndarray], spec: RunSpec) -> None:
     """Raise `ShardTooSmall` where some node could not fill a batch from its shard."""
     sizes = sizes_of(shards)
@@ -144,6 +158,7 @@ def check_shard(shard: int, size: int, spec: RunSpec) -> None:
     if not can_fill(size, spec):
         cure = "--replacement" if spec.batches == DRAWS else f"--batches {KEEP}"
         smaller = "a smaller --batch-size" + ", a smaller --validation" * bool(spec.validation)
+        smaller += ", fewer --root-examples" * bool(spec.root_examples)
         raise ShardTooSmall(
             f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
             f"{spec.batch_size}: use fewer nodes, {smaller}, "

@@ -13,7 +13,8 @@ import attrs
 from attrs import field, frozen
 
 from byzpy_tw import parameters
-from byzpy_tw.errors import BadRequest
+from byzpy_tw.errors import BadParameter, BadRequest
+from byzpy_tw.workers.local_steps import LocalSteps
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
@@ -64,8 +65,21 @@ class RunSpec:
         parameters.optional(parameters.integer_in(0, 2**63 - 1)), default=None, added=True
     )
     validation: float = _field(parameters.real_in(0, below=1), default=0.0, added=True)
+    # of the training data, that the trainer keeps for itself
+    root_examples: int = _field(parameters.integer_in(0), default=0, added=True)
+    # what a node does before it sends an update, for `LocalSteps`; None: it sends a gradient
+    local_steps: str | None = _field(
+        parameters.optional(parameters.text_of(500)), default=None, added=True
+    )
 
     def __attrs_post_init__(self) -> None:
+        if self.local_steps is not None:
+            try:
+                LocalSteps.parse(self.local_steps)
+            except BadParameter as e:
+                raise BadRequest(f"local_steps: {e}") from e
+            if self.clip_norm is not None:
+                raise BadRequest("clip_norm is of gradients: local steps have their own clip")
         if self.replacement and self.batches != "draws":
             raise BadRequest(f"batches {self.batches!r} are not drawn with replacement")
 
@@ -76,7 +90,7 @@ class RunSpec:
 
     @property
     def split_seed(self) -> int:
-        """The seed of the partition, and of the choice of the validation data."""
+        """The seed of the partition, and of the choice of what is kept aside."""
         return self.seed if self.data_seed is None else self.data_seed
 
     def newer_fields(self) -> set[str]:

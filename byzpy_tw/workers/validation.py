@@ -1,7 +1,8 @@
-"""The examples that are kept aside for validation, before the training data is partitioned.
+"""The examples that are kept aside before the training data is partitioned.
 
-They follow from the run's spec and the number of examples alone, so that every process trains
-without the same ones.  A place with data of its own keeps aside its share of these.
+Those are the validation data and the root set.  They follow from the run's spec and the number of
+examples alone, so that every process trains without the same ones.  A place with data of its own
+keeps aside as many of these.
 """
 
 from __future__ import annotations
@@ -32,11 +33,33 @@ def validation_indices(spec: RunSpec, data: Dataset) -> np.ndarray:
     return np.sort(chosen).astype(np.int64)
 
 
+def root_indices(spec: RunSpec, data: Dataset) -> np.ndarray:
+    """Return the indices of the root set in the training data: sorted int64, maybe none.
+
+    None of them is kept aside for validation.  Raises `UnsuitableData` where no example would be
+    left to train on.
+    """
+    if not spec.root_examples:
+        return np.empty(0, dtype=np.int64)
+    left = _without(validation_indices(spec, data), len(data.train))
+    if spec.root_examples >= len(left):
+        beside = f" beside --validation {spec.validation:g}" if spec.validation else ""
+        raise UnsuitableData(
+            f"--root-examples {spec.root_examples}{beside}: data {data.name!r} has "
+            f"{len(data.train)} training examples, of which none would be left to train on; use "
+            f"fewer than {len(left)}"
+        )
+    chosen = seeds.stream(spec.split_seed, "root set").permutation(len(left))[: spec.root_examples]
+    return np.sort(left[chosen])
+
+
 def training_indices(spec: RunSpec, data: Dataset) -> np.ndarray | None:
     """Return the indices of the others, sorted; None for all."""
-    aside = validation_indices(spec, data)
-    if not len(aside):
-        return None
-    kept = np.ones(len(data.train), dtype=bool)
+    aside = np.concatenate([validation_indices(spec, data), root_indices(spec, data)])
+    return _without(aside, len(data.train)) if len(aside) else None
+
+
+def _without(aside: np.ndarray, count: int) -> np.ndarray:
+    kept = np.ones(count, dtype=bool)
     kept[aside] = False
     return np.flatnonzero(kept).astype(np.int64)

@@ -112,6 +112,11 @@ class Reference:
         """The participants of the present round."""
         return self._algorithm.participants(self._state)
 
+    def everyone(self, record: Mapping[str, Any] | None) -> list[int]:
+        """Return the nodes asked in the present round, which has `record`: replacements as well."""
+        replaced = [] if record is None else record.get("replaced", [])
+        return sorted([*self.asked.nodes, *(pair["by"] for pair in replaced)])
+
     # -- what nodes send
 
     def row(self, node: int, sent: Tensor) -> Tensor:
@@ -156,13 +161,18 @@ class Reference:
 
     # -- the step
 
-    def step(self, nodes: tuple[int, ...], f: int, rows: Tensor) -> None:
-        """To the next round, by the `rows` of `nodes`, in order."""
+    def step(
+        self, nodes: tuple[int, ...], f: int, rows: Tensor,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """To the next round, by the `rows` of `nodes`, in order; the present one has `record`."""
         now, config = self._state, self.config
         attack, self._attack = self._attack, None
-        honest = {n: row for n, row in zip(nodes, rows, strict=True) if n < config.num_honest}
+        unseen = (record or {}).get("unseen", ())
+        known = zip(nodes, rows, strict=True)
+        honest = {n: row for n, row in known if n < config.num_honest and n not in unseen}
         if attack is None:  # it sees them even if nothing comes of it
-            attacked = self.asked.nodes[-1] >= config.num_honest
+            attacked = self.everyone(record)[-1] >= config.num_honest
             attack = self._shown(honest, f).memory if attacked and honest else now.attack
         made = self._cached(
             ("step", nodes, f, _cache_key(rows), _cache_key(now.optimizer),

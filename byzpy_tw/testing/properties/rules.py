@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.aggregators.rule import ALL_LAWS, EQUAL_ROWS, PERMUTATION, SCALING, TRANSLATION
+from byzpy_tw.aggregators.trusted import with_made_up_root
 from byzpy_tw.errors import ByzpyTwError, TooManyByzantine, TooManyRefused
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
@@ -77,6 +78,9 @@ def aggregator_tests(
     ``translation``  moving every row by a vector moves the answer by it
     ``scaling``      multiplying every row by a number above 0 multiplies the answer
     ``equal-rows``   equal rows come out as they are
+
+    A rule with ``takes_weights`` gives with equal weights what it gives without any, and with
+    very unequal ones something else, whatever the rows' order.
     """
     return _tests("aggregator", make, n, f, bound, tolerance, name)
 
@@ -108,6 +112,8 @@ def _tests(
         "test_conditions": bind(_conditions, subject),
         "test_any_numbers": _anything(subject, n),
     }
+    if kind == "aggregator" and getattr(rule, "takes_weights", False):
+        tests["test_weights"] = bind(_weights, subject, n, tolerance)
     if f:
         tests["test_poison"] = _poison(subject, n, f, bound)
     for law in declared:
@@ -127,6 +133,7 @@ class _Subject:
     ) -> Tensor:
         n = len(rows)
         context = context or Context(nodes=tuple(range(n)), n=n, f=self.f)
+        context = with_made_up_root(context, self.rule, rows)
         state = {} if state is None else state
 
         def call() -> Tensor:
@@ -146,7 +153,8 @@ class _Subject:
         else:
             # Its rows are seen through their mean: NaN if any of them is.
             pipeline = Pipeline(pre=(*keeper, self.rule), aggregator=lambda rows: rows.mean(dim=0))
-        return cast(Tensor, run_within(PATIENCE, lambda: pipeline(rows)))
+        context = with_made_up_root(None, self.rule, rows)
+        return cast(Tensor, run_within(PATIENCE, lambda: pipeline(rows, context=context)))
 
 
 @frozen
@@ -202,6 +210,27 @@ def _bits(self: SynchronousTestCase, subject: _Subject, n: int) -> None:
     subject(_cloud(5, n, 7, torch.float32))
     for other in [*others, subject(rows, context=context)]:
         self.assertTrue(same_bits(first, other), "two calls on the same rows differ")
+
+
+def _weights(self: SynchronousTestCase, subject: _Subject, n: int, tolerance: float) -> None:
+    """Equal weights change nothing, unequal ones something, and the rows' order nothing."""
+    rows, order = _cloud(8, n, 30), torch.arange(n - 1, -1, -1)
+
+    def answer(weights: Tensor, rows: Tensor, nodes: Tensor) -> Tensor:
+        given = weights / weights.sum()
+        context = Context(nodes=tuple(nodes.tolist()), n=n, f=subject.f, weights=given)
+        with assert_untouched(self, rows, given):
+            return subject(rows, context=context)
+
+    nodes, plain = torch.arange(n), subject(rows)
+    equal = answer(torch.ones(n, dtype=torch.float64), rows, nodes)
+    torch.testing.assert_close(equal, plain, rtol=tolerance, atol=tolerance)
+    unequal = torch.full((n,), 1.0, dtype=torch.float64)
+    unequal[0] = 100.0 * n
+    got = answer(unequal, rows, nodes)
+    self.assertGreater(float((got - plain).abs().max()), tolerance, "weights change nothing")
+    moved = answer(unequal[order], rows[order], nodes[order])
+    torch.testing.assert_close(moved, got, rtol=tolerance, atol=tolerance)
 
 
 def _conditions(self: SynchronousTestCase, subject: _Subject) -> None:
