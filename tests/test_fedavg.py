@@ -443,7 +443,7 @@ class OptionTests(SynchronousTestCase):
         for words in ("--lr 0.1", "--momentum 0.5", "--weight-decay 0.1", "--clip-norm 1"):
             with self.assertRaisesRegex(ConfigError, (
                 rf"^{words.split()[0]} has no use with --algorithm fedavg, whose parameters are "
-                r"the nodes' .*; the server's are those of --optimizer, by default sgd:lr=1,"
+                r"the nodes' .*; the trainer's are those of --optimizer, by default sgd:lr=1,"
             )):  # fmt: skip
                 self.begun(f"--algorithm fedavg:{STEPS} {words}")
         self.begun(f"--algorithm fedavg:{STEPS} --worker-momentum 0.5 --optimizer fed-yogi")
