@@ -82,7 +82,8 @@ class DelayedMomentum(Dsgd):
         The nodes selected are those of this round.  Raises the rules' errors.
         """
         # In their own memory, which has its old rows again afterwards: a copy would double it.
-        rows, everyone = _rows(state), tuple(range(self.config.n))
+        # `data` has a version of its own, for `write_guard`.
+        rows, everyone = _rows(state).data, tuple(range(self.config.n))
         before = rows[list(nodes)]
         try:
             _replace(rows, nodes, matrix)

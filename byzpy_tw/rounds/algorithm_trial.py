@@ -134,7 +134,7 @@ class _Trial:
         given = matrix.clone()
         honest = [node for node in asked.nodes if node < num_honest]
         shown = Revealed({}, state.attack)
-        if len(honest) < len(asked.nodes):
+        if len(honest) < len(asked.nodes) and (honest or asked.rows is not None):
             shown = algorithm.reveal(state, honest, matrix[honest], asked.f)
             algorithm.past_vectors(state)
         aggregated = algorithm.aggregate(state, asked.nodes, asked.f, matrix)
