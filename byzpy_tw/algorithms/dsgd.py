@@ -33,10 +33,7 @@ from byzpy_tw.vectors import norm_fault, norm_of, round_to_dtype
 
 @define(eq=False)
 class Dsgd:
-    """The rounds of a run of `config` with its `rules`.
-
-    Every node takes part in each, or a sample of the nodes (``--participants``).
-    """
+    """Distributed SGD of all nodes, or of a sample of them in each round."""
 
     config: RunConfig
     rules: ResolvedRules
