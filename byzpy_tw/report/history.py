@@ -43,14 +43,14 @@ class RoundHistory:
     chance: Mapping[str, float] = field(factory=dict, init=False)  # by metric, where it is known
     _measured: dict[str, Series] = field(factory=dict, init=False)  # by the metric's name
     totals: np.ndarray = field(init=False)  # (n, states): rounds
-    shown: np.ndarray = field(init=False)  # the nodes that have a strip
+    # The nodes that have a strip: of too many the first of each kind, or the first that are asked.
+    shown: np.ndarray = field(init=False)
     _strips: np.ndarray = field(init=False)  # (shown, columns, states): rounds
 
     def __attrs_post_init__(self) -> None:
         self.counts = RoundCounts(self.num_honest, self.num_byz)
         self.series = {name: Series() for name in PLOTTED}
         self.totals = np.zeros((self.counts.n, len(STATES)), np.int64)
-        # Of too many nodes, the first of each kind.
         byzantine = min(self.num_byz, max(SHOWN // 2, SHOWN - self.num_honest))
         honest = min(self.num_honest, SHOWN - byzantine)
         self.shown = np.r_[0:honest, self.num_honest : self.num_honest + byzantine]
@@ -96,11 +96,26 @@ class RoundHistory:
             others = np.ones(self.counts.n, bool)
             others[participants] = False
             states[others] = NOT_ASKED
+            if self.counts.n > SHOWN:
+                self._show(participants)
         self.totals[np.arange(self.counts.n), states] += 1
         self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
 
+    def _show(self, participants: Sequence[int]) -> None:
+        """Give `participants` the strips of nodes of their kind that were never asked."""
+        asked = np.asarray(participants)
+        never = self.totals[self.shown, NOT_ASKED] == self.done - 1
+        places = np.flatnonzero(never & ~np.isin(self.shown, asked))
+        new = np.setdiff1d(asked, self.shown)
+        for honest in (True, False):
+            free = places[(self.shown[places] < self.num_honest) == honest]
+            wanted = new[(new < self.num_honest) == honest][: len(free)]
+            self.shown[free[: len(wanted)]] = wanted
+
     def strips(self) -> list[tuple[int, str, str, str]]:
         """Return each node shown, and by column a letter for a state and two digits.
+
+        Of too many nodes, those that were asked.
 
         The letter is the node's most frequent refusal, or else exclusion or selection; that of
         a node that took part in no round of the column says so.  The first digit (0 to 9) is
@@ -119,8 +134,9 @@ class RoundHistory:
         first = _share_digits(np.where(refused > 0, refused, excluded), total)
         second = _share_digits(np.where(refused > 0, excluded, 0), total)
         return [
-            (int(node), _text(letters[i]), _text(first[i]), _text(second[i]))
-            for i, node in enumerate(self.shown)
+            (int(self.shown[i]), _text(letters[i]), _text(first[i]), _text(second[i]))
+            for i in np.argsort(self.shown)
+            if self.counts.n <= SHOWN or not self.done or total[i].any()
         ]
 
 

@@ -52,7 +52,7 @@ class RunReport:
 
     def plain(self) -> dict[str, Any]:
         """Return the data of the page: plain values for JSON."""
-        history, columns = self.history, self.history.columns
+        history, columns, nodes = self.history, self.history.columns, self._nodes()
         return {
             "name": self.name[:_LONGEST],
             "status": self.status[:40],
@@ -70,8 +70,8 @@ class RunReport:
             "metrics": self._metrics(),
             "curves": {name: series.plain(columns) for name, series in history.series.items()},
             "phases": {name[:40]: s.means(columns) for name, s in history.phases.items()},
-            "nodes": self._nodes(),
-            "unshown": history.counts.n - len(history.shown),
+            "nodes": nodes,
+            "unshown": history.counts.n - len(nodes),
             "places": [
                 {
                     "name": server.name[:_LONGEST],

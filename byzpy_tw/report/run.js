@@ -113,7 +113,7 @@
     within(holder, "more", "p.note").textContent = [
       rounds.width > 1 ? `A cell is ${rounds.width} rounds; the height of its colour is the ` +
         "share of them." : "",
-      unshown ? `${unshown} more nodes are in rounds.jsonl.` : ""].join(" ").trim();
+      unshown ? `${unshown} more nodes have no strip: rounds.jsonl names those that were asked.` : ""].join(" ").trim();
   }
 
   // `letters` and the shares `digits` and `excluded` are explained in RoundHistory.strips.
