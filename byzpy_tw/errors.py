@@ -508,8 +508,8 @@ class Diverged(ByzpyTwError, code="DIVERGED"):
     Where over half of the honest nodes' vectors are not finite, the model is the cause: no
     node is charged, and no checkpoint of it is kept.
 
-    What to do: a smaller ``--lr``, or a stronger aggregator if an attack is the cause;
-    ``rounds.jsonl`` shows since when losses and norms grow.
+    What to do: a smaller learning rate (``--lr``, or that of ``fedavg``), or a stronger
+    aggregator if an attack is the cause; ``rounds.jsonl`` shows since when losses and norms grow.
     """
 
 

@@ -40,6 +40,7 @@ _CONTAINERS = (list, tuple, set, frozenset, deque)
 _LIBRARIES = frozenset(sys.stdlib_module_names) | {
     "byzpy_tw", "torch", "torchvision", "numpy", "scipy", "attr", "attrs", "pluggy", "twisted",
     "transformers", "peft",  # a walk through their globals would import hundreds of models
+    "hypothesis", "pytest",  # the former counts the seconds of each collection of garbage
 }  # fmt: skip
 # Modules of the standard library whose objects hold others.
 _HOLDERS = frozenset({"types", "argparse", "collections", "queue", "array", "string"})

@@ -56,6 +56,9 @@ class Context:
     refused nodes), ``n`` and ``f`` are the run's, ``byzantine`` is the number of Byzantine nodes.
     ``node`` is the Byzantine node that an attack is computed for, -1 for an aggregator.
     ``pipeline`` is the run's own rules, where the trainer asks an attack for its strength.
+    ``weights`` is each row's share of their weight, ``(m,)`` float64 in the rows' order with a sum
+    of one, as the operator gave it; None where all rows count alike.  ``node_weights`` is the same
+    of all ``n`` nodes, for an attack that tries the run's rules.
 
     Rules that need it have the trainer's root set: ``root`` is the ``(d,)`` vector that an honest
     node would send from it, ``score`` a function from ``(m, d)`` vectors to the ``(m,)`` losses, on
@@ -70,6 +73,8 @@ class Context:
     byzantine: int = 0
     node: int = -1
     pipeline: object = None
+    weights: Tensor | None = field(default=None, eq=False)
+    node_weights: Tensor | None = field(default=None, eq=False)
     root: Tensor | None = field(default=None, eq=False, repr=False)
     score: Callable[[Tensor], Tensor] | None = field(default=None, eq=False, repr=False)
 

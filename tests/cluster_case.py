@@ -14,6 +14,7 @@ from byzpy_tw.errors import ServerDiffers, ServerUnreachable
 from byzpy_tw.events import Incident
 from byzpy_tw.output.event_text import describe
 from byzpy_tw.plugins import load
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
@@ -80,7 +81,7 @@ class ClusterCase(SynchronousTestCase):
         chosen = {"local_data": False} | terms_more
         terms = Terms(config, REGISTRY, "run", HERE, RunFingerprint(D, "data"), **chosen)
         self.collector = Collector(
-            torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
+            RoundRows(torch.zeros(config.n, D)), self.reactor, HandCrankedPool(eager=True)
         )
         entries = [ServerEntry(name, lambda name=name: self.world.server(name)) for name in names]
         return Cluster(entries, terms, self.collector, self.reactor, self.happened.append)
@@ -95,4 +96,4 @@ class ClusterCase(SynchronousTestCase):
         return cluster
 
     def lives(self, cluster: Cluster) -> dict[str, list[int]]:
-        return {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
+        return {state.name: list(state.nodes) for state in cluster.server_states()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import define, field
@@ -33,6 +34,8 @@ class StillCluster:
         return self.slots
 
     def return_nodes(self) -> None: ...
+
+    async def place(self, nodes: Sequence[int]) -> None: ...
 
     def ignore_assignments(self) -> None: ...
 

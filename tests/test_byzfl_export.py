@@ -180,6 +180,9 @@ class LayoutTests(SynchronousTestCase):
         study = make_study(axis("batch_size", values=[16, 32]))
         with self.assertRaisesRegex(ConfigError, "batch-size varies.*as by --batch-size 16"):
             exported_plain(study)
+        local = make_study(axis("algorithm", values=["fedavg:steps=2,lr=0.1"]))
+        with self.assertRaisesRegex(ConfigError, "of algorithm fedavg.* are not written"):
+            exported_plain(local)
         endless = make_study(axis("rounds", values=[2_000_000_000]))
 
         def diverged(point: Mapping[str, str]) -> dict[str, Any]:

@@ -246,7 +246,7 @@ class LossTests(ClusterCase):
         cluster = self.start("--min-servers 2", local_data=True)
         joined: list[tuple[str, str, list[int]]] = []
         cluster.on_joined = lambda entry: joined.append(
-            (entry.name, entry.data_digest, cluster.home_nodes(entry))
+            (entry.name, entry.data_digest, list(cluster.home_nodes(entry)))
         )
         self.world.down = set()
         self.reactor.advance(FIRST_DELAY)

@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,6 +16,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
@@ -32,7 +35,7 @@ class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.patch(collector, "MAX_INLINE_ELEMENTS", 0)  # short vectors stand for long ones
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
-        self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
+        self.collector = Collector(RoundRows(torch.zeros(4, D)), self.reactor, self.pool)
         self.a, self.b = FakeServer("tcp://a:1", D), FakeServer("tcp://b:2", D)
         for node in range(4):
             self.collector.assign(node, self.a if node % 2 == 0 else self.b)
@@ -60,7 +63,7 @@ class CollectorTests(SynchronousTestCase):
         for node in (3, 0, 2, 1):
             server = self.a if node % 2 == 0 else self.b
             self.deliver(server, vector(node, loss=float(node)), float(node))
-        self.assertEqual(self.collector.matrix[:, 0].tolist(), [0.0, 1.0, 2.0, 3.0])
+        self.assertEqual(self.collector.rows.memory[:, 0].tolist(), [0.0, 1.0, 2.0, 3.0])
         self.assertTrue(self.round.complete)
         self.assertEqual(self.collector.losses, {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0})
         self.assertEqual(self.collector.norms[2], 4.0)
@@ -128,7 +131,7 @@ class CollectorTests(SynchronousTestCase):
     def test_a_round_that_has_not_begun(self) -> None:
         """A vector from the future is a lie, since the parameters are not out."""
         self.assertRaises(BadFrame, self.collector.allocate, self.a, vector(0, round=1))
-        empty = Collector(torch.zeros(1, D), self.reactor, self.pool)
+        empty = Collector(RoundRows(torch.zeros(1, D)), self.reactor, self.pool)
         empty.assign(0, self.a)
         self.assertRaises(BadFrame, empty.allocate, self.a, vector(0))
 
@@ -137,7 +140,7 @@ class CollectorTests(SynchronousTestCase):
         following = self.begin(1)
         self.assertIsNone(self.deliver(self.a, vector(0, round=0), 9.0))
         self.assertTrue(following.is_awaited(0))
-        self.assertEqual(self.collector.matrix.sum(), 0)
+        self.assertEqual(self.collector.rows.memory.sum(), 0)
 
     def test_a_vector_that_is_on_its_way_when_its_round_ends(self) -> None:
         """Its bytes may still fall into the row, but it does not count."""
@@ -148,7 +151,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(following.is_awaited(0))
         self.deliver(self.a, vector(0, round=1), 2.0)
         self.assertEqual(following.honest_accepted, (0,))
-        self.assertEqual(self.collector.matrix[0].tolist(), [2.0] * D)
+        self.assertEqual(self.collector.rows.row(0).tolist(), [2.0] * D)
 
     def test_only_the_first_answer_counts(self) -> None:
         """A second vector is dropped: while the first arrives, and after it."""
@@ -157,7 +160,7 @@ class CollectorTests(SynchronousTestCase):
         allocate.fill_(3.0)
         self.collector.vector_received(self.a, vector(0))
         self.assertIsNone(self.deliver(self.a, vector(0), 7.0))
-        self.assertEqual(self.collector.matrix[0].tolist(), [3.0] * D)
+        self.assertEqual(self.collector.rows.row(0).tolist(), [3.0] * D)
 
     def test_failures(self) -> None:
         """A vector that a server could not compute is refused, unless the vector came after all."""
@@ -263,10 +266,115 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(0))
 
 
+class SampledTests(SynchronousTestCase):
+    """Rounds that ask some of a thousand nodes: a row for each that is asked."""
+
+    def setUp(self) -> None:
+        self.rows = RoundRows(torch.zeros(3, D))
+        self.collector = Collector(self.rows, ClockReactor(), HandCrankedPool(eager=True))
+        self.a, self.b = FakeServer("tcp://a:1", D), FakeServer("tcp://b:2", D)
+        self.number = -1
+
+    def begin(self, *nodes: int, on: Any = None) -> Round:
+        """Begin a round of `nodes`, of which the even ones are on a server, the odd on another."""
+        for node in nodes:
+            self.collector.assign(node, on or (self.b if node % 2 else self.a))
+        self.number += 1
+        round = Round(self.number, 998, 2, 1, participants=nodes)
+        self.collector.begin(round)
+        return round
+
+    def send(self, node: int, number: int, *, server: Any = None) -> None:
+        server = server or (self.b if node % 2 else self.a)
+        memory = self.collector.allocate(server, vector(node, number))
+        if memory is not None:
+            memory.fill_(node)
+            self.collector.vector_received(server, vector(node, number))
+
+    def test_by_position(self) -> None:
+        """A node's row is its place among those asked; the memory stays the same."""
+        for nodes in ((3, 500, 999), (0, 4, 8), (1, 997)):
+            where = self.rows.memory.data_ptr()
+            self.begin(*nodes)
+            for node in reversed(nodes):
+                self.send(node, self.number)
+            self.assertEqual(self.rows.of(nodes)[:, 0].tolist(), list(nodes))
+            self.assertEqual(self.rows.of(nodes).data_ptr(), where)
+            self.assertEqual(self.rows.of(nodes[1:])[:, 0].tolist(), list(nodes[1:]))
+            self.assertEqual(self.rows.memory.data_ptr(), where)
+
+    def test_others(self) -> None:
+        """A vector of a node that is not asked is none of this round's; a late one is passed by."""
+        self.begin(2, 4)
+        self.begin(1, 3)
+        self.send(2, 0)
+        self.assertRaises(BadFrame, self.send, 5, 1, server=self.a)
+        self.assertRaises(BadFrame, self.send, 1000, 0)
+        self.assertEqual(self.rows.memory.sum(), 0)
+
+    def test_a_late_vector_in_another_row(self) -> None:
+        """Bytes of a node that was late do not fall into the row of another server's node."""
+        self.begin(2, 4, 6)
+        late = self.collector.allocate(self.a, vector(4, 0))
+        assert late is not None
+        nodes = 5, 7, 9
+        self.begin(*nodes)
+        for node in nodes:
+            self.send(node, 1)
+        late.fill_(-1.0)
+        self.assertEqual(self.rows.of(nodes)[:, 0].tolist(), list(nodes))
+        self.collector.vector_received(self.a, vector(4, 0))
+        where = self.rows.memory.data_ptr()
+        self.begin(1, 3, 5)
+        self.assertEqual(self.rows.of((1, 3, 5)).data_ptr(), where)
+
+    def test_a_late_vector_in_its_own_row(self) -> None:
+        """The row of a node on the same server may be the one: its vector comes after that."""
+        where = self.rows.memory.data_ptr()
+        self.begin(2, 4, 6)
+        late = self.collector.allocate(self.a, vector(4, 0))
+        assert late is not None
+        self.begin(3, 8, 9)
+        late.fill_(-1.0)
+        self.collector.vector_received(self.a, vector(4, 0))
+        for node in (3, 8, 9):
+            self.send(node, 1)
+        self.assertEqual(self.rows.of((3, 8, 9))[:, 0].tolist(), [3, 8, 9])
+        self.assertEqual(self.rows.memory.data_ptr(), where)
+
+    @given(st.data())
+    def test_rows_of_their_own(self, data: st.DataObject) -> None:
+        """No two nodes whose vectors may be received at once share a row."""
+        self.setUp()
+        servers = [FakeServer(f"tcp://{i}:1", D) for i in range(3)]
+        open_frames: dict[Any, Tensor] = {}
+        for number in range(data.draw(st.integers(1, 6))):
+            asked = sorted(data.draw(st.sets(st.integers(0, 997), min_size=1, max_size=5)))
+            home = {node: data.draw(st.sampled_from(servers)) for node in asked}
+            for node, server in home.items():
+                self.collector.assign(node, server)
+            self.collector.begin(Round(number, 998, 2, 1, participants=tuple(asked)))
+            for node, server in home.items():
+                mine = self.rows.row(node).data_ptr()
+                others = [m for s, m in open_frames.items() if s is not server]
+                self.assertNotIn(mine, [memory.data_ptr() for memory in others])
+            self.assertLessEqual(len(self.rows.memory), 5 + len(servers))
+            for server in servers:  # some frames end, and others begin
+                if data.draw(st.booleans()):
+                    open_frames.pop(server, None)
+                    self.collector.forget(server)
+                    if (node := next((n for n in asked if home[n] is server), None)) is not None:
+                        memory = self.collector.allocate(server, vector(node, number))
+                        assert memory is not None
+                        open_frames[server] = memory
+
+
 class FloodTests(SynchronousTestCase):
     def test_frames_without_end(self) -> None:
         """A server that floods the trainer with frames nobody asked for is cut off."""
-        collector = Collector(torch.zeros(2, 3), ClockReactor(), HandCrankedPool(eager=True))
+        collector = Collector(
+            RoundRows(torch.zeros(2, 3)), ClockReactor(), HandCrankedPool(eager=True)
+        )
         server: Any = RemoteServer(Address("h", 1), ClockReactor())
         collector.assign(0, server)
         stale = Header(FrameKind.VECTOR, 0, 3, 0)

@@ -24,6 +24,10 @@ REQUESTS: list[tuple[Any, dict[bytes, bytes]]] = [
         {b"run": b"r", b"nodes": b'[[3, 0, "nan"]]'},
     ),
     (
+        commands.RegisterNodes("r", 100, "nan"),
+        {b"run": b"r", b"most": b"100", b"attack": b"nan"},
+    ),
+    (
         commands.Compute("r", 5, [1, 12]),
         {b"run": b"r", b"round": b"5", b"nodes": b"\x00\x011\x00\x0212"},
     ),

@@ -22,6 +22,7 @@ from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.kernels import Points
 from byzpy_tw.rounds.round import Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
@@ -144,7 +145,7 @@ class TrainersTests(SynchronousTestCase):
             dataset=built.dataset, trial_outcome=built.trial_outcome, data_root=None
         )
         server = InProcessServer(ClockReactor(), pool, 1, registry(), prepared, device)
-        sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
+        sink: Any = Collector(RoundRows(torch.zeros(4, D)), ClockReactor(), pool)
         opened = self.successResultOf(Deferred.fromCoroutine(server.open("r", SPEC, sink)))
         self.assertEqual(opened.trial, built.trial_outcome.trial)
         self.successResultOf(Deferred.fromCoroutine(server.spawn([NodeSpec(node=0, shard=0)])))

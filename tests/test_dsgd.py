@@ -59,23 +59,24 @@ def play(
 ) -> list[State]:
     """Return copies of the states of a run with the nodes of ``rounds[round]`` in a round.
 
-    The matrix is one and the same, and holds old rows of nodes that are not in the round.
+    The rows of all rounds are in one memory.
     """
-    rows = Rows(torch.Generator().manual_seed(seed))
+    vectors = Rows(torch.Generator().manual_seed(seed))
     state = algorithm.begin(torch.linspace(-1, 1, D))
     kept = [state.snapshot()]
     matrix = torch.zeros(N, D)
     for asked in rounds:
-        sent, nodes = rows.sent(), tuple(sorted(asked))
-        for node in nodes:
-            matrix[node] = algorithm.receive(state, node, sent[node])
+        sent, nodes = vectors.sent(), tuple(sorted(asked))
+        rows = matrix[: len(nodes)]
+        for node, row in zip(nodes, rows, strict=True):
+            row.copy_(algorithm.receive(state, node, sent[node]))
         honest = [n for n in nodes if n < HONEST]
-        shown = algorithm.reveal(state, honest, matrix[honest], 1)
-        aggregated = algorithm.aggregate(state, nodes, 1, matrix)
+        shown = algorithm.reveal(state, honest, rows[: len(honest)], 1)
+        aggregated = algorithm.aggregate(state, nodes, 1, rows)
         before = state.parameters
         values = before.clone()
         state = algorithm.advance(
-            state, nodes, matrix, aggregated, shown.memory, reuse=reuse, lent=lent
+            state, nodes, rows, aggregated, shown.memory, reuse=reuse, lent=lent
         )
         if lent or not reuse:
             assert torch.equal(before, values), "parameters that a reader has were changed"

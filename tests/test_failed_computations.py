@@ -108,7 +108,7 @@ class CauseTests(RunCase):
         """It is on record who sent what."""
         ended = await self.run_(lr=1e30, weight_decay=1e30)
         text = self.error(ended, Diverged, 1)
-        self.assertIn("try a smaller --lr", text)
+        self.assertIn("try a smaller learning rate", text)
         if self.result["halted"] is not None:  # it may also show in the step itself
             reasons = [r["reason"] for r in self.result["halted"]["refused"]]
             self.assertEqual(reasons[4:], ["not-asked"] * 2)

@@ -97,7 +97,7 @@ class VirtualTests(SynchronousTestCase):
         right = Collector.allocate
 
         def wrong(self: Any, host: Any, header: Any) -> Any:
-            home = self._servers.get(header.index) if header.index < len(self.matrix) else None
+            home = self._servers.get(header.index)
             return right(self, home or host, header)
 
         self.patch(Collector, "allocate", wrong)

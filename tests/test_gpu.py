@@ -76,6 +76,15 @@ class GradientTests(SynchronousTestCase):
                 self.assert_near(here.vector, there.vector, 1e-4)
                 self.assertAlmostEqual(here.loss, there.loss, places=4)
 
+    def test_local_steps(self) -> None:
+        """Updates are near the CPU's, and have the same bits each time."""
+        spec = evolve(SPEC, local_steps="steps=4,lr=0.05,momentum=0.9,mu=0.1,clip=1")
+        again = gradients(self.gpu, spec, threads=1)
+        for one, here, there in zip(gradients(self.gpu, spec), again, gradients(CPU, spec)):
+            self.assertTrue(torch.equal(one.vector, here.vector))
+            self.assert_near(here.vector, there.vector, 1e-3)
+            self.assertAlmostEqual(here.loss, there.loss, places=3)
+
     def test_lower_precision(self) -> None:
         """It is near float32, repeatable with any threads, and the setting is put back."""
         full = gradients(self.gpu)

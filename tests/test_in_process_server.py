@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.rounds.round import Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
@@ -28,7 +29,7 @@ class InProcessTests(SynchronousTestCase):
             dataset=built.dataset, trial_outcome=built.trial_outcome, data_root=None
         )
         host = InProcessServer(ClockReactor(), pool, 1, registry(), prepared)
-        sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
+        sink: Any = Collector(RoundRows(torch.zeros(4, D)), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
         self.successResultOf(Deferred.fromCoroutine(host.spawn([NodeSpec(node=0, shard=0)])))
         sink.assign(0, host)
@@ -40,4 +41,4 @@ class InProcessTests(SynchronousTestCase):
         host.parameters(1, torch.ones(D))
         pool.drain()
         self.assertEqual(list(self.successResultOf(late)), [0])
-        self.assertEqual(float(sink.matrix.abs().sum()), 0.0)
+        self.assertEqual(float(sink.rows.memory.abs().sum()), 0.0)

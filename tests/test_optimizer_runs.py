@@ -26,6 +26,12 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
+FEDAVG: dict[str, Any] = {
+    "algorithm": "fedavg:epochs=1,lr=0.05,momentum=0.5,mu=0.1", "optimizer": "fed-yogi", "lr": 0.05,
+    "attack": "label-flip", "worker_momentum": 0.5,
+}  # fmt: skip
+
+
 @pytest.mark.slow
 class OptimizerRunTests(TestCase):
     def setUp(self) -> None:
@@ -54,6 +60,7 @@ class OptimizerRunTests(TestCase):
             ("adam", {"optimizer": "adam", "lr_schedule": "cosine:warmup=2,final=0.1"}),
             ("adamw", {"optimizer": "adamw:beta1=0.8", "lr_schedule": "inverse-sqrt:warmup=3"}),
             ("sgd", {"lr_schedule": "linear", "momentum": 0.5}),
+            ("fedavg", FEDAVG),
             ("gradients", {"batches": "epochs:keep", "clip_norm": 0.3, "precision": "bfloat16"}),
         ):
             run = self.run_of(name, **options)
@@ -65,7 +72,14 @@ class OptimizerRunTests(TestCase):
             found.run(0)
             self.assertEqual((found.problems, found.spans), ([], [(0, 8)]))
             hashes.add(digest)
-        self.assertEqual(len(hashes), 4)
+        self.assertEqual(len(hashes), 5)
+
+    def test_local_steps_on_servers(self) -> None:
+        """A run with local steps has the same bits on servers, with two threads each."""
+        here = self.run_of("here", **FEDAVG)
+        there = self.run_of("there", **FEDAVG, local=2, threads=2)
+        self.assertEqual(sha256_of(here.parameters), sha256_of(there.parameters))
+        self.assertEqual(here.losses, there.losses)
 
     def test_more_rounds(self) -> None:
         """They are refused where the learning rate of earlier rounds depends on their number."""

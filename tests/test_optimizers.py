@@ -15,7 +15,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.optimizers import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Linear, Milestones
+from byzpy_tw.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Cosine,
+    FedAdagrad,
+    FedAdam,
+    FedYogi,
+    InverseSquareRoot,
+    Linear,
+    Milestones,
+)
+from byzpy_tw.plugins import load
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from tests.test_broken_plugins import offering
 
@@ -67,6 +79,81 @@ class AgreementTests(SynchronousTestCase):
         self.check(
             AdamW(weight_decay=0.3), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3), 0.1
         )
+
+
+def fed_reference(
+    name: str, deltas: list[list[float]], lr: float, beta1: float, beta2: float, tau: float,
+    v0: float,
+) -> list[float]:  # fmt: skip
+    """Return the parameters after the updates `deltas`, from zero, one number at a time.
+
+    Reddi et al., Algorithm 2, and FedAvgM of Hsu et al. with momentum `beta1`.
+    """
+    found = []
+    for column in zip(*deltas, strict=True):
+        x, m, v = 0.0, 0.0, v0
+        for delta in column:
+            if name == "fedavgm":
+                m = beta1 * m - delta
+                x -= lr * m
+                continue
+            m = beta1 * m + (1 - beta1) * delta
+            squared = delta * delta
+            if name == "fed-adagrad":
+                v += squared
+            elif name == "fed-adam":
+                v = beta2 * v + (1 - beta2) * squared
+            else:
+                v -= (1 - beta2) * squared * math.copysign(1.0, v - squared) * (v != squared)
+            x += lr * m / (math.sqrt(v) + tau)
+        found.append(x)
+    return found
+
+
+class FederatedTests(SynchronousTestCase):
+    """The optimizers of federated averaging, against a reference in float64."""
+
+    rounds = 50
+
+    def check(self, name: str, ours: Any, lr: float, **values: float) -> None:
+        generator = torch.Generator().manual_seed(9)
+        deltas = [0.3 * torch.randn(D, generator=generator) for _ in range(self.rounds)]
+        parameters = torch.zeros(D)
+        state = ours.begin(parameters)
+        for round, delta in enumerate(deltas):
+            vector = -delta
+            ours.step(parameters, vector, state, lr, round)
+            self.assertTrue(torch.equal(vector, -delta), "the vector was changed")
+        plain = [delta.tolist() for delta in deltas]
+        expected = torch.tensor(fed_reference(name, plain, lr, **values), dtype=torch.float64)
+        error = float((parameters.double() - expected).norm() / expected.norm())
+        self.assertLess(error, 1e-6, name)
+
+    def test_as_published(self) -> None:
+        defaults = {"beta1": 0.9, "beta2": 0.99, "tau": 1e-3, "v0": 0.0}
+        others = {"beta1": 0.7, "beta2": 0.9, "tau": 0.01, "v0": 1e-4}
+        self.check("fed-adagrad", FedAdagrad(), 0.1, **{**defaults, "beta1": 0.0})
+        self.check("fed-adam", FedAdam(), 0.01, **defaults)
+        self.check("fed-yogi", FedYogi(), 0.01, **defaults)
+        self.check("fed-adam", FedAdam(**others), 0.1, **others)
+        self.check("fed-yogi", FedYogi(**others), 0.1, **others)
+        self.check("fedavgm", SGD(momentum=0.9), 0.7, **defaults)
+        del others["beta2"]
+        self.check("fed-adagrad", FedAdagrad(**others), 0.1, beta2=0.0, **others)
+
+    def test_by_name(self) -> None:
+        """They are ready for a run of gradients too, where ``--lr`` is theirs."""
+        for name in ("fed-adagrad", "fed-adam", "fed-yogi"):
+            rules = resolve_rules(
+                RunConfig(in_process=True, optimizer=f"{name}:tau=0.1", lr=0.3), load(only=())
+            )
+            self.assertEqual((rules.optimizer.tau, rules.learning_rate(0, 9)), (0.1, 0.3))
+            rules = resolve_rules(
+                RunConfig(
+                    in_process=True, optimizer=name, algorithm="fedavg:steps=2,lr=0.1"
+                ), load(only=()),
+            )  # fmt: skip
+            self.assertEqual(rules.learning_rate(0, 9), 0.01)
 
 
 def torch_rates(schedule: Callable[[torch.optim.Optimizer], Any], rounds: int) -> Tensor:

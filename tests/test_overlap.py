@@ -20,6 +20,7 @@ from byzpy_tw.errors import CannotRecord
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.rounds.evaluator import Evaluator
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.tasks import Classification
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
@@ -55,7 +56,7 @@ class Place:
         return self.taken[-1][1]
 
     def compute(self, round: int, nodes: list[int]) -> Deferred[dict]:
-        header = Header(FrameKind.VECTOR, round, self.collector.matrix.shape[1], 0)
+        header = Header(FrameKind.VECTOR, round, self.collector.rows.dimension, 0)
         self.collector.allocate(self, header).fill_(1.0)
         self.collector.vector_received(self, header)
         return succeed({})
@@ -66,8 +67,8 @@ class RoundsTests(SynchronousTestCase):
         words = "--in-process --num-honest 1 --num-byz 0 --f 0 --aggregator mean --lr 0.5"
         config = configuration(words.split())
         self.evaluator, pool, reactor = evaluator(), HandCrankedPool(eager=True), ClockReactor()
-        matrix = torch.zeros(1, self.evaluator.dimension)
-        collector = Collector(matrix, reactor, pool)
+        rows = RoundRows(torch.zeros(1, self.evaluator.dimension))
+        collector = Collector(rows, reactor, pool)
         self.allocate = Place(collector)
         collector.assign(0, self.allocate)
         algorithm = Dsgd(config, resolve_rules(config, load()))

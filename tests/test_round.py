@@ -203,13 +203,26 @@ class VerdictTests(SynchronousTestCase):
 
     def test_divergence_from_the_start(self) -> None:
         """Before the first step no learning rate can have done it."""
-        for number, words in ((0, "broken from the start"), (1, "try a smaller --lr")):
+        for number, words in ((0, "broken from the start"), (1, "try a smaller learning rate")):
             round = Round(number, 3, 0, 1)
             for node in range(3):
                 round.refuse(node, Reason.NOT_FINITE, "norm nan")
             verdict = round.verdict(anything)
             assert isinstance(verdict, Halt)
             self.assertIn(f"{words}; node 0: norm nan", verdict.why)
+
+    def test_local_steps(self) -> None:
+        """Their learning rate may have done it in round 0 too, and they may take too long."""
+        for reason, words in (
+            (Reason.NOT_FINITE, "try a smaller learning rate"),
+            (Reason.LATE, "a larger --round-timeout, or fewer local steps"),
+        ):
+            round = Round(0, 3, 0, 1, local_steps=True)
+            for node in range(3):
+                round.refuse(node, reason)
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertIn(words, verdict.why)
 
     def test_divergence_under_too_many_attackers(self) -> None:
         """More Byzantine nodes than f are named first: no learning rate helps against them."""
@@ -237,3 +250,84 @@ class VerdictTests(SynchronousTestCase):
         round = self.round(4, 1, _0=Reason.NOT_FINITE, _1=Reason.NOT_FINITE)
         self.assertFalse(round.diverged)
         self.assertFalse(round.verdict(anything).diverged)
+
+
+class ReplacementTests(SynchronousTestCase):
+    """Spare nodes take the places of absent ones, in their order."""
+
+    def made(self, *participants: int, spare: tuple[int, ...] = (3, 6), f: int = 1,
+             probation: frozenset[int] = frozenset()) -> Round:  # fmt: skip
+        return Round(4, 5, 3, f, probation, participants, spare)  # nodes 5, 6 and 7 are Byzantine
+
+    def test_absent(self) -> None:
+        """A replaced node costs nothing; the one in its place is awaited like the others."""
+        made = self.made(0, 1, 5)
+        made.accept(1)
+        made.refuse(0, Reason.LATE)
+        self.assertEqual(made.replacements, {0: 3})
+        self.assertEqual((made.asked, made.n, made.charged()), ([0, 1, 3, 5], 3, 0))
+        self.assertTrue(made.wants(3))
+        self.assertFalse(made.honest_complete)
+        self.assertFalse(made.wants(0))
+        made.accept(3)
+        made.accept(5)
+        self.assertEqual(made.verdict(lambda n, f: None), Proceed((1, 3, 5), 1))
+
+    def test_in_order(self) -> None:
+        """As many as there are; one that is absent is replaced in turn; then they are charged."""
+        made = self.made(0, 1, 5)
+        made.refuse(0, Reason.LOST)
+        made.refuse(3, Reason.FAILED)
+        self.assertEqual(made.replacements, {0: 3, 3: 6})
+        self.assertEqual((made.honest_asked, made.byzantine_asked), (3, 2))
+        self.assertEqual([made.charged(more) for more in (0, 1, 2)], [0, 1, 2])
+        made.refuse(5, Reason.STALE)
+        self.assertEqual(len(made.replacements), 2)
+        self.assertEqual(made.charged(), 1)
+        made.accept(1)
+        made.accept(6)
+        self.assertEqual(made.verdict(lambda n, f: None), Proceed((1, 6), 1))
+
+    def test_charged(self) -> None:
+        """The absences to come are charged as far as no spare node is left for them."""
+        made = self.made(0, 1, 5)
+        self.assertEqual([made.charged(more) for more in range(4)], [0, 0, 0, 1])
+
+    def test_proof_of_fault(self) -> None:
+        """A node that is proven faulty is not replaced: the rule's f is one less instead."""
+        made = self.made(0, 1, 5)
+        made.refuse(5, Reason.MALFORMED)
+        self.assertEqual(made.replacements, {})
+        made.refuse(1, Reason.LATE)
+        for node in (0, 3):
+            made.accept(node)
+        self.assertEqual(made.verdict(lambda n, f: None), Proceed((0, 3), 0))
+
+    def test_probation(self) -> None:
+        """A node on probation is replaced from the start, by one that is not."""
+        made = self.made(0, 1, 5, probation=frozenset({1, 3, 7}))
+        self.assertEqual(made.replacements, {1: 3, 3: 6})
+        self.assertEqual(made.probation, {1, 3})
+        self.assertEqual([made.wants(node) for node in (1, 3, 6, 7)], [True, True, True, False])
+        made = self.made(0, 1, 5, probation=frozenset({3}))
+        self.assertEqual((made.replacements, made.wants(3)), ({}, False))
+        made.accept(3)
+        self.assertEqual(made.answered_on_probation, set())
+
+    def test_too_many(self) -> None:
+        """More absences than spare nodes and the budget halt the round, in words."""
+        made = self.made(0, 1, 5)
+        for node in (0, 1, 5, 3, 6):
+            made.refuse(node, Reason.LATE)
+        verdict = made.verdict(lambda n, f: None)
+        assert isinstance(verdict, Halt)
+        words = "5 of 5 participants failed, 2 of them were replaced, f = 1 are tolerated besides"
+        self.assertIn(words, verdict.why)
+
+    def test_only_byzantine(self) -> None:
+        """Nodes whose attack sees no honest vector are not asked, and the round is over."""
+        made = self.made(5, 6, spare=(), f=0)
+        self.assertTrue(made.honest_complete)
+        made.mark_not_asked(range(5, 8), "no honest vector could be shown")
+        self.assertEqual(made.verdict(lambda n, f: None), Proceed((), 0))
+        self.assertEqual({r.reason for r in made.refusals.values()}, {Reason.NOT_ASKED})

@@ -299,3 +299,113 @@ class DriverTests(ClusterCase):
         self.world.on("b").lose()
         self.successResultOf(running)
         self.assertEqual(driver.round.refusals, {})
+
+
+class ReplacementTests(ClusterCase):
+    """Nodes in the place of absent ones are asked in the same round."""
+
+    options = "--num-honest 6 --num-byz 2 --f 1 --attack empire --participants 3 --over-sample 2"
+
+    def play(self, nodes: tuple[int, ...], spare: tuple[int, ...], cluster: Cluster,
+             probation: Sequence[int] = ()) -> tuple[RoundDriver, Deferred[None]]:  # fmt: skip
+        config = self.config
+        round = Round(0, config.num_honest, config.num_byz, 1, frozenset(probation), nodes, spare)
+        driver = RoundDriver(
+            round, config, cluster, self.collector, self.reactor,
+            lambda server: server.parameters(0, torch.zeros(D)),
+        )  # fmt: skip
+        driver.begin()
+
+        async def run() -> None:
+            await driver.collect_honest()
+            await driver.collect_byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
+            driver.end()
+
+        return driver, Deferred.fromCoroutine(run())
+
+    def asked(self) -> list[tuple[str, int]]:
+        """Return what each node was asked for, in order."""
+        return [
+            (command, node)
+            for server in self.world.servers
+            for command, _, nodes in server.calls
+            for node in nodes
+            if command in ("compute", "attack")
+        ]
+
+    def test_late(self) -> None:
+        """An honest spare node has as long as the late one had; nothing is charged."""
+        self.world.silent = {0}
+        driver, running = self.play((0, 1, 6), (4, 7), self.start())
+        self.reactor.advance(TIMEOUT / 2 - 0.1)
+        self.assertEqual(driver.round.replacements, {})
+        self.world.silent = {4}
+        self.reactor.advance(0.2)
+        self.assertEqual(driver.round.replacements, {0: 4})
+        self.reactor.advance(TIMEOUT / 2 - 0.5)
+        self.assertNoResult(running)
+        self.world.on("b").send(4, 0)
+        self.successResultOf(running)
+        self.assertEqual(driver.round.usable, (1, 4, 6))
+        self.assertEqual(driver.round.charged(), 0)
+        self.assertEqual(sorted(self.asked()), [("attack", 6), ("compute", 0), ("compute", 1),
+                                                ("compute", 4)])  # fmt: skip
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_byzantine_for_honest(self) -> None:
+        """A Byzantine spare node is asked once, when the attack's knowledge is there."""
+        self.world.silent = {0}
+        driver, running = self.play((0, 1, 2), (7, 4), self.start())
+        self.reactor.advance(TIMEOUT + 0.1)  # nobody attacks before it is asked
+        self.successResultOf(running)
+        self.assertEqual(driver.round.usable, (1, 2, 7))
+        self.assertEqual(self.asked().count(("attack", 7)), 1)
+
+    def test_honest_for_byzantine(self) -> None:
+        """An honest spare node answers after the attack; another one may replace it."""
+        self.world.silent = {6, 4}
+        driver, running = self.play((0, 1, 6), (4, 5), self.start())
+        self.reactor.advance(TIMEOUT + 0.1)
+        self.assertEqual(driver.round.replacements, {6: 4})
+        self.assertNoResult(running)
+        self.reactor.advance(TIMEOUT / 2 + 0.1)
+        self.successResultOf(running)
+        self.assertEqual(driver.round.replacements, {6: 4, 4: 5})
+        self.assertEqual(driver.round.usable, (0, 1, 5))
+
+    def test_probation(self) -> None:
+        """Nodes on probation are asked, and so are those in their places, each once."""
+        self.world.silent = {0}
+        driver, running = self.play((0, 1, 6), (4, 7), self.start(), [0])
+        self.successResultOf(running)
+        self.assertEqual(driver.round.usable, (1, 4, 6))
+        self.assertEqual(sorted(self.asked()), [("attack", 6), ("compute", 0), ("compute", 1),
+                                                ("compute", 4)])  # fmt: skip
+
+    def test_servers_that_are_away(self) -> None:
+        """Nodes of a server that no other may have are replaced at once; spare ones of it too."""
+        cluster = self.start("--failover off")
+        self.world.down = {"a"}
+        self.world.on("a").lose()  # the home of nodes 0, 3 and 6
+        driver, running = self.play((0, 1, 2), (3, 4), cluster)
+        self.successResultOf(running)
+        self.assertEqual(driver.round.replacements, {0: 3, 3: 4})
+        self.assertEqual(driver.round.usable, (1, 2, 4))
+
+    def test_lost_in_the_middle(self) -> None:
+        """A node that moves is not absent."""
+        self.world.silent = {0}
+        driver, running = self.play((0, 1, 6), (4, 7), self.start())
+        self.world.silent = set()
+        self.world.on("a").lose()
+        self.successResultOf(running)
+        self.assertEqual((driver.round.replacements, driver.round.usable), ({}, (0, 1, 6)))
+
+    def test_end(self) -> None:
+        """A round ends, whoever replaces whom."""
+        self.world.silent = set(range(8))
+        driver, running = self.play((0, 1, 6), (4, 7), self.start())
+        while self.reactor.seconds() < 2 * TIMEOUT + REPLACE:
+            self.reactor.advance(0.5)
+        self.successResultOf(running)
+        self.assertEqual(len(driver.round.refusals), 5)

@@ -16,9 +16,8 @@ from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import write_guard
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.rounds.rules_trial import try_rules
-from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.trainer.collector import Collector
 from tests.trial_models import DATA, named, names
 
 # -- rules
@@ -244,9 +243,10 @@ class RuleTests(SynchronousTestCase):
     def test_rows_that_come_in(self) -> None:
         """A vector that arrives while a plugin looks at the others is no writing of its own."""
         matrix = torch.zeros(3, 5)
-        collector = Collector(matrix, ClockReactor(), HandCrankedPool())
-        with write_guard("a plugin", matrix[:2]):
-            collector._rows[2].copy_(torch.ones(5))
+        rows = RoundRows(matrix)
+        rows.begin(range(3))
+        with write_guard("a plugin", rows.of((0, 1))):
+            rows.row(2).copy_(torch.ones(5))
         self.assertTrue(torch.equal(matrix[2], torch.ones(5)))
 
     def test_made_alike_everywhere(self) -> None:

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.server.session import Session
 from byzpy_tw.testing.doubles import HERE, PEER, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import server_client
@@ -70,7 +71,9 @@ class RemoteCase(ServerCase):
         self.remote = RemoteServer(Address(HERE.host, HERE.port), self.dialling)
         self.lost: list[str] = []
         self.remote.on_lost = lambda server, why: self.lost.append(why)
-        self.sink: Any = Collector(torch.zeros(4, D), self.dialling, HandCrankedPool(eager=True))
+        self.sink: Any = Collector(
+            RoundRows(torch.zeros(4, D)), self.dialling, HandCrankedPool(eager=True)
+        )
         self.pumps: list[IOPump] = []
 
     def accept(self, server: Any = None) -> IOPump:

@@ -13,7 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.rounds.round import Round
+from byzpy_tw.rounds.round_rows import RoundRows
+from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.round_driver import RoundDriver
 from byzpy_tw.trainer.round_runner import RoundRunner
 from tests.simulation.__main__ import main
 from tests.simulation.history import History, registry
@@ -142,8 +145,8 @@ class BrokenTrainerTests(SynchronousTestCase):
             def wrong(self: Any, host: Any, header: Any) -> Any:
                 found = right(self, host, header)
                 here = self.round is not None and header.round == self.round.number
-                again = found is None and here and header.elements == self.matrix.shape[1]
-                return self._rows[header.index] if again else found
+                again = found is None and here and header.elements == self.rows.dimension
+                return self.rows.row(header.index) if again else found
 
             return wrong
 
@@ -153,6 +156,13 @@ class BrokenTrainerTests(SynchronousTestCase):
     def test_a_node_too_many(self) -> None:
         """One that asks all nodes, though some take part."""
         self.patch(Round, "wants", lambda self, node: node not in self.refusals)
+        self.change(RoundRows, "begin", lambda right: lambda self, *_: right(self, range(100)))
+        self.change(
+            Cluster, "place", lambda right: lambda self, _: right(self, range(self.placement.nodes))
+        )
+        self.change(
+            RoundDriver, "_ask", lambda right: lambda self, _: right(self, range(self._config.n))
+        )
         partial = (s for s in map(drawn, range(60)) if s.config.algorithm == SAMPLED)
         self.assertCaught("were asked, who take no part", partial)
 
@@ -174,7 +184,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
         def vector_received(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> None:
-                self._rows[header.index][0] *= 1.0000002
+                self.rows.row(header.index)[0] *= 1.0000002
                 right(self, host, header)
 
             return wrong

@@ -240,6 +240,9 @@ class WireTests(SynchronousTestCase):
         told = str(self.refusing(error, batches="draws", task="mse"))
         self.assertIn("0.1 knows no --task: install the trainer's version there, or leave", told)
         self.assertIs(self.refusing(error, batches="draws"), error)
+        local = {"algorithm": "fedavg:steps=2,lr=0.1", "batches": "draws"}
+        told = str(self.refusing(error, **local))
+        self.assertIn("0.1 knows no --algorithm: install the trainer's version there, or", told)
 
     def test_a_server_without_the_plugin(self) -> None:
         """The package is named also where the data names the task."""

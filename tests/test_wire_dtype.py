@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.protocol.frames import FrameKind, FrameReader, Header, bytes_of
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
@@ -73,7 +74,9 @@ class NarrowedTests(SynchronousTestCase):
 class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.pool = HandCrankedPool()
-        self.collector = Collector(torch.zeros(2, 4), ClockReactor(), self.pool, torch.float16)
+        self.collector = Collector(
+            RoundRows(torch.zeros(2, 4)), ClockReactor(), self.pool, torch.float16
+        )
         self.server = object()
         for node in range(2):
             self.collector.assign(node, self.server)
@@ -95,7 +98,7 @@ class CollectorTests(SynchronousTestCase):
     def test_into_its_row(self) -> None:
         """Short ones at once, others by way of the pool."""
         self.deliver(0, 1.5)
-        self.assertEqual(self.collector.matrix[0].tolist(), [1.5] * 4)
+        self.assertEqual(self.collector.rows.row(0).tolist(), [1.5] * 4)
         self.assertEqual(self.round.honest_accepted, (0,))
 
     def test_one_that_is_too_late(self) -> None:
@@ -105,9 +108,9 @@ class CollectorTests(SynchronousTestCase):
         self.round = self.begin(1)
         self.deliver(1, 2.0)
         self.pool.turn()
-        self.assertEqual(self.collector.matrix[0].tolist(), [0.0] * 4)
+        self.assertEqual(self.collector.rows.row(0).tolist(), [0.0] * 4)
         self.pool.turn()
-        self.assertEqual(self.collector.matrix[0].tolist(), [2.0] * 4)
+        self.assertEqual(self.collector.rows.row(0).tolist(), [2.0] * 4)
         self.assertEqual(self.round.honest_accepted, (0,))
 
     def test_another_type(self) -> None:

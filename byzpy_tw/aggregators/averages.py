@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from byzpy_tw.aggregators.row_weights import unequal_weights
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, rule
 from byzpy_tw.kernels.combine import mean_of_moderate_rows
 from byzpy_tw.kernels.points import Gram
@@ -17,15 +18,19 @@ from byzpy_tw.vectors import NORM_LIMIT
 
 @rule("mean", "n >= 1", None, "none", told="f = 0")
 class Mean:
-    """The mean of the rows.  Not robust: `f` pays for refused rows only."""
+    """The mean of the rows, by weight if any.  Not robust: `f` pays for refused rows only."""
 
     inner_products: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = True
     f: int = integer(0)
 
     def guarantee(self, n: int) -> str | None:
         return None if self.f == 0 else f"mean tolerates no faulty node, got n={n}, f={self.f}"
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        weights = unequal_weights(context, gram.size)
+        if weights is not None:
+            return weights
         return torch.full((gram.size,), 1 / gram.size, dtype=torch.float64)
 
     def _shortcut(self, matrix: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from byzpy_tw.aggregators.row_weights import heaviest, unequal_weights
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, TRANSLATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
@@ -27,20 +28,32 @@ def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
 
+    With weights, half of the weight is at or below it and half at or above it; the mean of
+    two values where exactly half is at or below the lower one.
+
     References
     ----------
     Yin et al., ICML 2018, Definition 1.
     """
 
     coordinatewise: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
     f: int = integer(0)
 
-    outcome = _outcome(lambda rule, points: select.median(points))
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
+        weights = unequal_weights(context, points.size)
+        if weights is None:
+            return Outcome(select.median(points))
+        return Outcome(select.weighted_median(points, weights))
 
 
 @rule("trimmed mean", "n > 2f", "n > 2f", "coordinates")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
+
+    With weights, the weight of the `f` heaviest rows is cut from either end, and the mean is by
+    the weight that is left: a value on the border counts with its rest.  Where `f` rows have half
+    of the weight or more, nothing is left, and it is the weighted median.
 
     References
     ----------
@@ -48,9 +61,15 @@ class TrimmedMean:
     """
 
     coordinatewise: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
     f: int = integer(0)
 
-    outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
+        weights = unequal_weights(context, points.size)
+        if weights is None:
+            return Outcome(select.trimmed_mean(points, self.f))
+        cut = heaviest(weights, self.f)
+        return Outcome(select.weighted_trimmed_mean(points, weights, cut))
 
 
 @rule("meamed", "n > f", "n > 2f", "coordinates")

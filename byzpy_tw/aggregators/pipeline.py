@@ -15,6 +15,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
+from byzpy_tw.aggregators.row_weights import check_weights
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
@@ -23,6 +24,7 @@ from byzpy_tw.aggregators.rule import (
     initial_center_of,
     needs_inner_products,
     root_needs,
+    takes_weights,
     weights_of,
     with_reduced_budget,
 )
@@ -132,6 +134,17 @@ class Pipeline:
         )
 
     @property
+    def without_weights(self) -> int | None:
+        """The place of the first rule, counted from 0, that takes no weights of rows; or None."""
+        taken = (takes_weights(stage.rule) for stage in self._stages)
+        return next((place for place, takes in enumerate(taken) if not takes), None)
+
+    @property
+    def takes_weights(self) -> bool:
+        """Return whether the rules may be given weights of rows in their context."""
+        return self.without_weights is None
+
+    @property
     def geometric(self) -> bool:
         """Return whether every rule works from inner products alone."""
         return (
@@ -209,6 +222,7 @@ class Pipeline:
         why = self.computable(points.size)
         if why is not None:
             raise TooManyByzantine(why)
+        self._check_weights(context, points.size)
         *before, last = self._stages
         for stage in before:
             with stage.memory(state) as memory:
@@ -221,6 +235,7 @@ class Pipeline:
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         """Return the ``(n,)`` float64 weights of a `geometric` pipeline, from inner products."""
+        self._check_weights(context, gram.size)
         mixed: Tensor | None = None  # of the rules so far
         *before, last = self._stages
         for stage in before:
@@ -269,6 +284,12 @@ class Pipeline:
             return f"{last.name}: no rule withstands f faulty rows of n <= 2f, got n={n}, f={f}"
         silent = [stage for stage in self._stages if not hasattr(stage.rule, "guarantee")]
         return f"{silent[0].name} promises nothing: it has no method guarantee" if silent else None
+
+    def _check_weights(self, context: Context | None, rows: int) -> None:
+        """Raise `BadParameter` for weights in `context` that a rule does not take."""
+        if context is not None and context.weights is not None:
+            place = self.without_weights
+            check_weights(context, rows, place is None, self._stages[place or 0].name)
 
     @property
     def _stages(self) -> tuple[Stage, ...]:

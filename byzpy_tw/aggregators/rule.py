@@ -21,6 +21,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw.aggregators.row_weights import check_weights, shares_of
 from byzpy_tw.errors import BadRuleOutput, NeedsContext, TooManyByzantine, TooManyRefused
 from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.kernels.points import Gram, Points
@@ -176,9 +177,10 @@ def aggregate(
     Refused rows are dropped, and the budget pays for them.
     """
     matrix, back = as_matrix(vectors)
+    weighted = check_weights(context, matrix.shape[0], takes_weights(rule), type(rule).__name__)
 
     def work() -> Tensor:
-        shortcut = getattr(rule, "_shortcut", None)
+        shortcut = None if weighted else getattr(rule, "_shortcut", None)
         if shortcut is not None and (found := shortcut(matrix)) is not None:
             return found
         points = Points(matrix, center=initial_center_of(rule, state, context))
@@ -217,8 +219,18 @@ def drop_refused_rows(
     kept = [i for i in range(n) if i not in refused]
     context = context or Context()
     nodes = context.nodes or tuple(range(n))
-    context = attrs.evolve(context, nodes=tuple(nodes[i] for i in kept))
+    weights = None if context.weights is None else shares_of(context.weights[kept])
+    context = attrs.evolve(context, nodes=tuple(nodes[i] for i in kept), weights=weights)
     return points.restrict_rows(kept), context, len(refused)
+
+
+def takes_weights(rule: Any) -> bool:
+    """Return whether `rule` may be given weights of rows in its context.
+
+    An aggregator says so by ``takes_weights = True``, and uses them.  A pre-aggregator leaves them
+    to the aggregator if it ``keeps_rows``: a mixture of rows is no node's.
+    """
+    return bool(getattr(rule, "takes_weights", False) or getattr(rule, "keeps_rows", False))
 
 
 def needs_inner_products(rule: Any) -> bool:

@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.algorithms.node_weights import NodeWeights
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, PluginError
 from byzpy_tw.plugin_code import describe_exception, plugin_call
@@ -55,10 +56,14 @@ def byzantine_share(
 
 @define(eq=False)
 class Aggregation:
-    """The run's pipeline for each f that is needed, and the device that computes it."""
+    """The run's pipeline for each f that is needed, and the device that computes it.
+
+    ``node_weights`` are the nodes' weights, once they are known; None where all count alike.
+    """
 
     config: RunConfig
     _registry: Registry
+    node_weights: NodeWeights | None = field(default=None, init=False)
     _pipelines: dict[int, Pipeline] = field(factory=dict, init=False)
     _named: NamedPipeline = field(init=False)
 
@@ -77,6 +82,10 @@ class Aggregation:
             fill = {**self.config.rule_parameters, "f": f}
             self._pipelines[f] = self._named.with_budget(f).build(self._registry, **fill)
         return self._pipelines[f]
+
+    def use_weights(self, weights: NodeWeights | None) -> None:
+        """Give nodes these weights, in all rounds."""
+        self.node_weights = weights
 
     def computable(self, n: int, f: int) -> str | None:
         """Return why the pipeline cannot be computed with `n` rows and budget `f`, or None."""
@@ -98,39 +107,39 @@ class Aggregation:
 
     def __call__(
         self,
-        matrix: Tensor,
+        rows: Tensor,
         nodes: tuple[int, ...],
         f: int,
         round: int,
         memory: Mapping[str, Any] = MappingProxyType({}),
         **known: Any,
     ) -> Aggregated:
-        """Aggregate the rows of `nodes`; `memory` is the rules' before the round.
+        """Aggregate the `rows` of `nodes`, in order; `memory` is the rules' before the round.
 
         `known` are further entries of the rules' context.
 
         Raises `BadRuleOutput` naming the distribution where the result is not
         a finite ``(d,)`` vector.
         """
-        everyone = len(nodes) == matrix.shape[0]
-        rows = matrix if everyone else matrix[list(nodes)]
-        (rows,) = self.device.put(rows)
+        (there,) = self.device.put(rows)
         context = Context(
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
-            byzantine=self.config.num_byz, **known,
+            byzantine=self.config.num_byz,
+            weights=None if self.node_weights is None else self.node_weights.of_rows(nodes),
+            **known,
         )  # fmt: skip
         memory = dict(memory)
         with (
-            multiplication(FLOAT32, rows),
+            multiplication(FLOAT32, there),
             plugin_call(f"{self.owners()}:", BadRuleOutput),
         ):  # a plugin's code
             try:
-                outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
+                outcome = self.pipeline(f).outcome(there, context=context, state=memory)
             except PluginError as e:
                 raise e.with_text(f"{self.owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
                 raise BadRuleOutput(f"{self.owners()}: raised {describe_exception(e)}") from e
-        norm = self._checked_norm(outcome.vector, matrix)
+        norm = self._checked_norm(outcome.vector, rows)
         selected = share = None
         if outcome.weights is not None:
             weights = outcome.weights.tolist()
@@ -139,12 +148,12 @@ class Aggregation:
                 share = byzantine_share(nodes, weights, self.config.num_honest)
         return Aggregated(outcome.vector, norm, selected, memory, share)
 
-    def _checked_norm(self, vector: Tensor, matrix: Tensor) -> float:
-        """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""
-        if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
+    def _checked_norm(self, vector: Tensor, rows: Tensor) -> float:
+        """Return the norm of `vector`; `BadRuleOutput` where it is no result for `rows`."""
+        if tuple(vector.shape) != (rows.shape[1],) or vector.dtype != rows.dtype:
             raise BadRuleOutput(
                 f"{self.owners()}: returned {tuple(vector.shape)} of {vector.dtype}, "
-                f"expected ({matrix.shape[1]},) of {matrix.dtype}"
+                f"expected ({rows.shape[1]},) of {rows.dtype}"
             )
         norm = norm_of(vector)
         if norm_fault(norm) is not None:

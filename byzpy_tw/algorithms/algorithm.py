@@ -18,11 +18,13 @@ from byzpy_tw.algorithms.state import State
 class Revealed:
     """The pieces of knowledge about honest rows, encoded for the wire.
 
-    ``memory`` is the attack's memory after it.
+    ``memory`` is the attack's memory after it.  ``honest`` is the number of these rows, where they
+    are not those of the round's honest nodes.
     """
 
     pieces: Mapping[str, Tensor]
     memory: Mapping[str, Any]
+    honest: int | None = None
 
 
 class Algorithm(Protocol):
@@ -78,8 +80,8 @@ class Algorithm(Protocol):
     def guarantee(self, n: int, f: int) -> str | None:
         """Return why the aggregate of `n` nodes gives no guarantee with budget `f`, or None."""
 
-    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
-        """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, rows: Tensor) -> Aggregated:
+        """Aggregate the ``(m, d)`` `rows`, one for each of the m `nodes` in order, with budget `f`.
 
         Raises the rules' errors.
         """
@@ -88,14 +90,14 @@ class Algorithm(Protocol):
         self,
         state: State,
         nodes: Sequence[int],
-        matrix: Tensor,
+        rows: Tensor,
         aggregated: Aggregated,
         attack: Mapping[str, Any],
         *,
         reuse: bool = False,
         lent: bool = False,
     ) -> State:
-        """Return the state after a round, by the rows `nodes` of `matrix` and their aggregate.
+        """Return the state after a round, by the `rows` of `nodes`, in order, and their aggregate.
 
         `attack` is the attack's memory after the round.  With `reuse` the tensors of `state`
         become the new state's, and `state` is not to be used any more, but for its parameters

@@ -7,7 +7,7 @@ simulator call it; it does no I/O and reads no clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.algorithm import Revealed
 from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.rules import ResolvedRules
+from byzpy_tw.algorithms.sampling import Sampling
 from byzpy_tw.algorithms.state import State, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
@@ -32,15 +33,19 @@ from byzpy_tw.vectors import norm_fault, norm_of, round_to_dtype
 
 @define(eq=False)
 class Dsgd:
-    """The rounds of a run of `config` with its `rules`; every node takes part in each."""
+    """The rounds of a run of `config` with its `rules`.
+
+    Every node takes part in each, or a sample of the nodes (``--participants``).
+    """
 
     config: RunConfig
     rules: ResolvedRules
-    _all: Participants = field(init=False)
+    _sampling: Sampling | None = field(init=False)
+    _everyone: Participants | None = field(default=None, init=False)  # made once
 
-    @_all.default
-    def _list_all(self) -> Participants:
-        return Participants(range(self.config.n), self.config.f)
+    @_sampling.default
+    def _make_sampling(self) -> Sampling | None:
+        return Sampling.of(self.config)
 
     @property
     def wire(self) -> torch.dtype:
@@ -68,7 +73,15 @@ class Dsgd:
         return node >= self.config.num_honest or not self.config.worker_momentum
 
     def participants(self, state: State) -> Participants:
-        return self._all
+        if self._sampling is not None:
+            return self._asking(*self._sampling.draw(state.round), f=self._sampling.f)
+        if self._everyone is None:
+            self._everyone = self._asking(range(self.config.n), f=self.config.f)
+        return self._everyone
+
+    def _asking(self, nodes: Iterable[int], spare: Iterable[int] = (), *, f: int) -> Participants:
+        """Return `nodes` as participants, of whose vectors `f` may be faulty."""
+        return Participants(nodes, f, spare)
 
     def request(self, state: State) -> Tensor:
         (parameters,) = self.rules.aggregation.device.fetch([state.parameters])
@@ -94,9 +107,12 @@ class Dsgd:
         `f` is the budget that the rules are expected to have.
         """
         config, rules, memory = self.config, self.rules, dict(state.attack)
+        weights = rules.aggregation.node_weights
         context = Context(
             seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
-            byzantine=config.num_byz, pipeline=rules.aggregation.pipeline(f),
+            byzantine=self._attackers(state), pipeline=rules.aggregation.pipeline(f),
+            weights=None if weights is None else weights.of_rows(nodes),
+            node_weights=None if weights is None else weights.shares.clone(),
             **self.root_context(state),
         )  # fmt: skip
         with plugin_call(f"attack {config.attack!r}"):
@@ -107,6 +123,14 @@ class Dsgd:
         found = {piece: getattr(known, piece) for piece in PIECES}
         shown = {piece: tensor for piece, tensor in found.items() if tensor is not None}
         return Revealed(encode_pieces(shown, self.wire), memory)
+
+    def _attackers(self, state: State) -> int:
+        """Return the number of Byzantine vectors that an attack of this round is tried with."""
+        config = self.config
+        if self._sampling is None:
+            return config.num_byz
+        nodes, _ = self._sampling.draw(state.round)
+        return max(1, sum(node >= config.num_honest for node in nodes))  # a spare one, at least
 
     def past_vectors(self, state: State) -> Mapping[int, Tensor]:
         """Return the vectors that a replaying attack sends again, by Byzantine node."""
@@ -122,13 +146,16 @@ class Dsgd:
         """Return why the aggregate of `n` nodes gives no guarantee with budget `f`, or None."""
         return self.rules.aggregation.pipeline(f).guarantee(n)
 
-    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
-        """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, rows: Tensor) -> Aggregated:
+        """Aggregate the ``(m, d)`` `rows`, one for each of the m `nodes` in order, with budget `f`.
 
+        Without any node, as in a round of Byzantine nodes that saw nothing to attack, that is zero.
         Raises the rules' errors.
         """
+        if not nodes:
+            return Aggregated(torch.zeros(rows.shape[1]), 0.0, None, state.aggregation)
         return self.rules.aggregation(
-            matrix, nodes, f, state.round, state.aggregation, **self.root_context(state)
+            rows, nodes, f, state.round, state.aggregation, **self.root_context(state)
         )  # fmt: skip
 
     def root_context(self, state: State) -> dict[str, Any]:
@@ -161,33 +188,34 @@ class Dsgd:
         self,
         state: State,
         nodes: Sequence[int],
-        matrix: Tensor,
+        rows: Tensor,
         aggregated: Aggregated,
         attack: Mapping[str, Any],
         *,
         reuse: bool = False,
         lent: bool = False,
     ) -> State:
-        """Return the state after a round, by the rows `nodes` of `matrix` and their aggregate.
+        """Return the state after a round, by the `rows` of `nodes`, in order, and their aggregate.
 
         `attack` is the attack's memory after the round.  With `reuse` the tensors of `state`
         become the new state's, and `state` is not to be used any more, but for its parameters
-        where they are `lent` to a reader that is not done.  Raises `Diverged` where the
-        parameters are no longer finite.
+        where they are `lent` to a reader that is not done.  A round without any vector makes no
+        step.  Raises `Diverged` where the parameters are no longer finite.
         """
         parameters, optimizer = state.parameters, dict(state.optimizer)
         if lent or not reuse:
             parameters = parameters.clone()
         if not reuse:
             optimizer = map_leaves(optimizer, _clone)
-        self._step(parameters, aggregated.vector, optimizer, state.round)
+        if nodes or state.rows is not None:
+            self._step(parameters, aggregated.vector, optimizer, state.round)
         return evolve(
             state,
             round=state.round + 1,
             parameters=parameters,
             optimizer=optimizer,
-            momenta=self._momenta(state, nodes, matrix, reuse),
-            history=self._history(state, nodes, matrix),
+            momenta=self._momenta(state, nodes, rows, reuse),
+            history=self._history(state, nodes, rows),
             aggregation=aggregated.memory,
             attack=attack,
         )
@@ -207,31 +235,32 @@ class Dsgd:
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):
-            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+            raise Diverged("the parameters are no longer finite; try a smaller learning rate")
 
     def _momenta(
-        self, state: State, nodes: Sequence[int], matrix: Tensor, reuse: bool
+        self, state: State, nodes: Sequence[int], rows: Tensor, reuse: bool
     ) -> Mapping[int, Tensor]:
         if not self.config.worker_momentum:
             return state.momenta
         momenta = dict(state.momenta)
-        for node in nodes:
+        for node, row in zip(nodes, rows, strict=True):
             if node < self.config.num_honest:
                 if reuse and node in momenta:
-                    momenta[node].copy_(matrix[node])
+                    momenta[node].copy_(row)
                 else:
-                    momenta[node] = matrix[node].clone()
+                    momenta[node] = row.clone()
         return momenta
 
     def _history(
-        self, state: State, nodes: Sequence[int], matrix: Tensor
+        self, state: State, nodes: Sequence[int], rows: Tensor
     ) -> Mapping[int, Mapping[int, Tensor]]:
         """Keep the vectors of Byzantine nodes as long as the attack may send them again."""
         attack = self.rules.attack
         if attack is None or PAST not in pieces_of(attack):
             return {}
         # A vector that came over the wire goes back as it was.
-        sent = {n: matrix[n].to(self.wire, copy=True) for n in nodes if n >= self.config.num_honest}
+        pairs, honest = zip(nodes, rows, strict=True), self.config.num_honest
+        sent = {node: row.to(self.wire, copy=True) for node, row in pairs if node >= honest}
         kept = {**state.history, state.round: sent}
         kept.pop(state.round - attack.age, None)
         return kept

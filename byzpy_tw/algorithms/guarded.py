@@ -193,18 +193,18 @@ class GuardedAlgorithm:
         self._check(why is None or isinstance(why, str), method, why, "None or why not, as text")
         return None if why is None else clean(why) or "it does not say why"
 
-    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
-        with self._calling("aggregate", state, matrix):
-            found = self.made.aggregate(state, nodes, f, matrix)
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, rows: Tensor) -> Aggregated:
+        with self._calling("aggregate", state, rows):
+            found = self.made.aggregate(state, nodes, f, rows)
         self._check(isinstance(found, Aggregated), "aggregate", found, "an Aggregated")
         with self._checking():
-            self._check_vector(found.vector, "aggregate (its vector)", matrix[0], moves=True)
+            self._check_vector(found.vector, "aggregate (its vector)", rows[0], moves=True)
             self._check_finite(found.vector, "aggregate")
             self._check(isinstance(found.memory, Mapping), "aggregate (its memory)", found.memory,
                         "a dict")  # fmt: skip
             return Aggregated(
                 _plain(found.vector), norm_of(found.vector),
-                self._selected(found.selected, nodes), _copy_from_rows(found.memory, matrix),
+                self._selected(found.selected, nodes), _copy_from_rows(found.memory, rows),
                 self._byzantine_weight(found.byzantine_weight),
             )  # fmt: skip
 
@@ -238,7 +238,7 @@ class GuardedAlgorithm:
         self,
         state: State,
         nodes: Sequence[int],
-        matrix: Tensor,
+        rows: Tensor,
         aggregated: Aggregated,
         attack: Mapping[str, Any],
         *,
@@ -249,18 +249,18 @@ class GuardedAlgorithm:
         if reuse and lent:
             kept = state.parameters
         diverged: Diverged | None = None
-        with self._calling("advance", matrix, kept):
+        with self._calling("advance", rows, kept):
             try:
                 after = self.made.advance(
-                    state, nodes, matrix, aggregated, attack, reuse=reuse, lent=lent
+                    state, nodes, rows, aggregated, attack, reuse=reuse, lent=lent
                 )
             except Diverged as e:  # not the plugin's failure
                 diverged = e
         if diverged is not None:
             raise diverged
-        after = self._checked_state(after, "advance", state.round + 1, state.parameters, matrix)
+        after = self._checked_state(after, "advance", state.round + 1, state.parameters, rows)
         if not all(map(math.isfinite, map(float, torch.aminmax(after.parameters)))):
-            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+            raise Diverged("the parameters are no longer finite; try a smaller learning rate")
         return after
 
 
@@ -277,14 +277,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _copy_from_rows(value: Any, matrix: Tensor | None) -> Any:
-    """Return `value` with a copy of each tensor in it that lies in the memory of `matrix`."""
-    rows = None if matrix is None else matrix.untyped_storage().data_ptr()
+def _copy_from_rows(value: Any, rows: Tensor | None) -> Any:
+    """Return `value` with a copy of each tensor in it that lies in the memory of `rows`."""
+    memory = None if rows is None else rows.untyped_storage().data_ptr()
 
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
             return leaf
-        return leaf.clone() if leaf.untyped_storage().data_ptr() == rows else leaf
+        return leaf.clone() if leaf.untyped_storage().data_ptr() == memory else leaf
 
     return map_leaves(value, own)
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from attrs import define, field
 
+from byzpy_tw.aggregators.rule import takes_weights
 from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.algorithms.algorithm import Algorithm
 from byzpy_tw.algorithms.guarded import GuardedAlgorithm
+from byzpy_tw.algorithms.node_weights import NodeWeights, weight_gap
 from byzpy_tw.algorithms.participation import Participation, survey
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
@@ -18,8 +20,10 @@ from byzpy_tw.errors import ConfigError, GuaranteeMissing
 from byzpy_tw.kernels.memory import physical_memory
 from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.plugins.signatures import RATE
+from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.root_set import RootSet
@@ -39,6 +43,7 @@ class ResolvedRules:
     optimizer: Optimizer
     schedule: Schedule
     _registry: Registry
+    lr: float  # of the steps, before the schedule
     participation: Participation = field(init=False)
     missing_guarantee: str | None = field(default=None, init=False)
     outnumbered: bool = field(default=False, init=False)
@@ -117,6 +122,20 @@ class ResolvedRules:
             return made
         return GuardedAlgorithm(made, config, self._registry.owner("algorithm", text))
 
+    def check_memory(self, dimension: int) -> None:
+        """Raise `ConfigError` where an algorithm's vectors of all nodes do not fit into memory."""
+        if not self.participation.keeps:
+            return
+        rows, there = self.participation.sizes[0].n, physical_memory()
+        needed = 4 * rows * dimension
+        if needed > there:
+            raise ConfigError(
+                f"--algorithm {self.config.algorithm} keeps a vector of each node in the trainer's "
+                f"memory: {rows:,} nodes x {dimension:,} parameters x 4 bytes are "
+                f"{needed / 2**30:.3g} GiB, and this machine has {there / 2**30:.3g}; use fewer "
+                "nodes, a smaller model, or --algorithm dsgd"
+            )
+
     def check_sizes(self, algorithm: Algorithm) -> str | None:
         """Return why there is no guarantee in some round, or None.
 
@@ -124,12 +143,14 @@ class ResolvedRules:
         `GuaranteeMissing` where ``--strict`` wants a guarantee.
         """
         self.aggregation.check_budgets()
-        config, missing = self.config, None
+        config, missing = self.config, self.participation.gap
         for size in self.participation.sizes:
             where, cure = "", "use more nodes"
             if (size.n, size.f) != (config.n, config.f):
                 where = f"round {size.round}, of {size.n} nodes with f = {size.f}: "
                 cure = "let more nodes take part"
+            if self.participation.sampling is not None:
+                where = f"a round of {size.n} vectors with f = {size.f}: "
             with plugin_call(self.aggregation.owners()):
                 self.aggregation.pipeline(size.f)  # raises the errors of its parameters
                 why = algorithm.computable(size.n, size.f)
@@ -147,6 +168,24 @@ class ResolvedRules:
             raise GuaranteeMissing(f"{config.pipeline}: {missing} (--strict)")
         return missing
 
+    def use_weights(self, weights: NodeWeights | None) -> list[str]:
+        """Give nodes `weights`, None for equal ones; return notices for the user.
+
+        Raises `ConfigError` where a round may be left without any weight, and `GuaranteeMissing`
+        where the f heaviest nodes have half of it or more and ``--strict`` wants a guarantee.
+        """
+        self.aggregation.use_weights(weights)
+        if weights is None:
+            return []
+        told, gap = weight_gap(self.config, weights, self.participation.sizes)
+        option = f"--weights {self.config.weights}"
+        if gap is None:
+            return [f"{option}: {told}"]
+        self.missing_guarantee = self.missing_guarantee or gap
+        if self.config.strict:
+            raise GuaranteeMissing(f"{option}: {gap} (--strict)")
+        return [f"no guarantee: {option}: {gap} (--strict makes this an error)"]
+
     @property
     def optimizer_owner(self) -> str:
         """The optimizer and whose it is, for messages."""
@@ -155,7 +194,7 @@ class ResolvedRules:
     def learning_rate(self, round: int, rounds: int) -> float:
         """Return the learning rate of `round` in a run of `rounds`."""
         with plugin_call(self._registry.owner("schedule", self.config.lr_schedule)):
-            return self.config.lr * self.schedule.factor(round, rounds)
+            return self.lr * self.schedule.factor(round, rounds)
 
     def check_schedule(self, rounds: int, done: int) -> None:
         """Compare the learning rates of the rounds that are `done` with those in a run of `rounds`.
@@ -181,12 +220,39 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     a guarantee.
     """
     rules = assemble_rules(config, registry)
+    check_takes_weights(rules.aggregation, registry)
     algorithm = rules.make_algorithm()
     rules.participation = survey(config, algorithm.participants)
     rules.missing_guarantee = rules.check_sizes(algorithm)
     rules.attack_with_budget(config.f)  # raises its error, if any
     rules.check_root_set()
     return rules
+
+
+def check_takes_weights(aggregation: Aggregation, registry: Registry) -> None:
+    """Raise `ConfigError` for weights that a rule does not take, or that nobody can vouch for."""
+    config = aggregation.config
+    if config.weights == "equal":
+        return
+    if config.weights == "examples" and is_local(registry, config.partition):
+        raise ConfigError(
+            f"--weights examples has no use with --partition {config.partition}: each site would "
+            "say itself how many examples it has; write what you know into a file, --weights FILE"
+        )
+    place = aggregation.pipeline(config.f).without_weights
+    if place is None:
+        return
+    if place < len(config.pre_aggregator):
+        raise ConfigError(
+            f"--weights {config.weights}: {config.pre_aggregator[place]} makes rows of several "
+            "nodes' vectors, which are no node's to weigh: leave it out, or use --weights equal"
+        )
+    entries = (entry for entry in registry.entries() if entry.kind == "aggregator")
+    able = [entry.name for entry in entries if takes_weights(entry.factory)]
+    raise ConfigError(
+        f"--weights {config.weights}: {config.aggregator} takes no weights; use one that does "
+        f"({', '.join(able)}), or --weights equal"
+    )
 
 
 def assemble_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
@@ -205,4 +271,25 @@ def assemble_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     schedule = registry.make(
         "schedule", config.lr_schedule, lr_milestones=config.lr_milestones, lr_decay=config.lr_decay
     )
-    return ResolvedRules(config, Aggregation(config, registry), optimizer, schedule, registry)
+    return ResolvedRules(
+        config, Aggregation(config, registry), optimizer, schedule, registry,
+        _learning_rate(config, registry),
+    )  # fmt: skip
+
+
+def _learning_rate(config: RunConfig, registry: Registry) -> float:
+    """Return the learning rate of the steps, by the optimizer's text or ``--lr``."""
+    text = config.optimizer
+    rate = registry.learning_rate(text, **config.optimizer_parameters)
+    if rate is not None:
+        return rate
+    entry = registry.check("optimizer", text, **config.optimizer_parameters)
+    if config.local_steps is not None and RATE in entry.signature.parameters:
+        return 1.0  # a plugin's, with a rate of its own
+    if config.local_steps is not None and not entry.is_object:
+        raise ConfigError(
+            f"--optimizer {text} needs a learning rate beside --algorithm "
+            f"{parse(config.algorithm).name}, which steps along updates: write --optimizer "
+            f"{text}{',' if parse(text).parameters else ':'}lr=RATE"
+        )
+    return config.lr

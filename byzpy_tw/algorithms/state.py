@@ -21,7 +21,8 @@ class State:
 
     ``parameters`` are ``(d,)``; ``optimizer`` is the optimizer's state.  ``momenta`` maps honest
     nodes to theirs, ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation``
-    and ``attack`` are the memory of the rules and of the attack.  No algorithm reads ``probation``,
+    and ``attack`` are the memory of the rules and of the attack.  ``rows`` are the ``(n, d)`` last
+    vectors of all nodes, where the algorithm aggregates these.  No algorithm reads ``probation``,
     the nodes' conduct, and ``elapsed``, in seconds: the trainer keeps them here.
     """
 
@@ -34,6 +35,7 @@ class State:
     attack: Mapping[str, Any] = field(factory=dict)
     probation: Mapping[str, Any] = field(factory=dict)
     elapsed: float = 0.0
+    rows: Tensor | None = None
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.callables import supported_arguments
-from byzpy_tw.aggregators.rule import State
+from byzpy_tw.aggregators.row_weights import shares_of
+from byzpy_tw.aggregators.rule import State, takes_weights
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.line_search import line_maximize
 from byzpy_tw.attacks.moments import centered_products, direction_vector, squared_distance
@@ -184,7 +185,11 @@ class Target:
             honest = context.nodes or tuple(range(self.known.h))
             first = context.n - context.byzantine
             nodes = (*honest, *range(first, first + self.copies))
-            offered["context"] = attrs.evolve(context, nodes=nodes, node=-1, pipeline=None)
+            all_weights = context.node_weights if takes_weights(self.pipeline) else None
+            weights = None if all_weights is None else shares_of(all_weights[list(nodes)])
+            offered["context"] = attrs.evolve(
+                context, nodes=nodes, node=-1, pipeline=None, weights=weights, node_weights=None
+            )
         if self.memory is not None:
             offered["state"] = dict(self.memory)
         try:
@@ -219,6 +224,10 @@ class TargetPipeline:
     @property
     def coordinatewise(self) -> bool:
         return getattr(self.pipeline, "coordinatewise", False)
+
+    @property
+    def takes_weights(self) -> bool:
+        return getattr(self.pipeline, "takes_weights", False)
 
     def weights(self, gram: Gram, *, context: Context | None = None) -> Any:
         return self.pipeline.weights(gram, context=context)

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from byzpy_tw.config.run_config import (
+    WEIGHTS,
     RunConfig,
     added_options,
     flag,
@@ -74,6 +75,8 @@ def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
         text = f"{CONFIG} has bits {clean_value(bits)}, the newest record has {clean_value(newest)}"
         problems.append(Problem("digest", text))
     left_out = {name: value for name, value in added_options().items() if name in saved}
+    if "weights_sha256" in options and saved.get("weights") not in WEIGHTS:
+        left_out.pop("weights", None)  # a file, wherever it lies
     unused = {name for name in left_out if getattr(run.config, name) is None}
     for name, value in {**left_out, **options}.items():
         if name == "rounds" or (name in unused and name not in options):

@@ -16,8 +16,10 @@ from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
+from byzpy_tw.records.membership import read_nodes
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
@@ -45,7 +47,7 @@ class RecomputedRound:
     def differing_entries(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Yield the verified entries of `record` that differ from this round's."""
         for name, field in ROUND_FIELDS.items():
-            on_record = name in record or name == "participants"  # none on record: all nodes
+            on_record = name in record or name in ("participants", "replaced")  # none: nobody else
             if not field.verified or not on_record or name not in self.entries:
                 continue
             here, there = self.entries[name], record.get(name)
@@ -82,9 +84,21 @@ class RecomputedRound:
         )
 
 
+def _replacements(record: Mapping[str, Any], asked: Participants) -> list[dict[str, int]]:
+    """Return the nodes that were absent, by `record`, and those asked in their places."""
+    absent = [
+        one["node"]
+        for one in record["refused"]
+        if one["reason"] in {r.value for r in Reason} and Reason(one["reason"]).is_absence
+    ]
+    told = [pair["node"] for pair in record.get("replaced", ()) if pair["node"] in absent]
+    order = dict.fromkeys([*told, *absent])  # of those that are not told, any
+    return [{"node": node, "by": spare} for node, spare in zip(order, asked.spare)]
+
+
 def _server(placement: Any, node: int) -> str:
     for name, nodes in placement.items() if isinstance(placement, dict) else ():
-        if isinstance(nodes, list) and node in nodes:
+        if node in (read_nodes(nodes) or ()):
             return f" (at the start on {clean_value(name)})"
     return ""
 
@@ -113,31 +127,37 @@ class RoundRecomputer:
         replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
         asked = algorithm.participants(state)
-        nodes = tuple(node for node in asked.nodes if node not in refused)
+        replaced = _replacements(record, asked)
+        everyone = sorted([*asked.nodes, *(pair["by"] for pair in replaced)])
+        nodes = tuple(node for node in everyone if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
-        matrix = torch.zeros(config.n, replay.host.dimension)
+        rows = RoundRows(torch.zeros(len(nodes), replay.host.dimension))
+        rows.begin(nodes)
+        shown = [n for n in honest if n not in record.get("unseen", ())]
         norms: dict[int, float] = {}
         losses = []
         for node, gradient in replay.gradients(state, honest):
             sent = round_to_dtype(gradient.vector, algorithm.wire)
             norms[node] = self.pool.submit(norm_of, sent.float()).result()
             losses.append(gradient.loss)
-            matrix[node] = algorithm.receive(state, node, sent.float())
+            rows.row(node).copy_(algorithm.receive(state, node, sent.float()))
         owns = {n: replay.own_gradient(state, n) for n in nodes if n >= config.num_honest}
 
         def finish(f: int | None) -> RecomputedRound:
             with thread_limit(self.threads):
                 attack = state.attack
                 if f is not None:
-                    attack = self._fill_attack_rows(state, honest, owns, matrix, norms, f)
-                aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
-                after = algorithm.advance(state, nodes, matrix, aggregated, attack)
+                    attack = self._fill_attack_rows(state, shown, owns, rows, norms, f)
+                used = rows.of(nodes)
+                aggregated = algorithm.aggregate(state, nodes, record["f"], used)
+                after = algorithm.advance(state, nodes, used, aggregated, attack)
             entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
-            entries["participants"] = None if len(asked.nodes) == config.n else [*asked.nodes]
+            entries["participants"] = None if len(asked.nodes) == config.n else everyone
+            entries["replaced"] = replaced or None
             return RecomputedRound(after, sha256_of(after.parameters), entries)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
-        candidates = self._candidate_f(record, asked, honest)
+        candidates = self._candidate_f(record, asked, shown, everyone)
         found = (self.pool.submit(finish, f).result() for f in candidates)
         likely = next(found)
         if likely.digest == record["parameters_sha256"]:
@@ -166,18 +186,23 @@ class RoundRecomputer:
         return entries
 
     def _candidate_f(
-        self, record: Mapping[str, Any], asked: Participants, honest: Sequence[int]
-    ) -> list[int | None]:
+        self, record: Mapping[str, Any], asked: Participants, shown: Sequence[int],
+        everyone: Sequence[int],
+    ) -> list[int | None]:  # fmt: skip
         """Return each f that the attack may have been told, the likely one first."""
         config = self.replay.config
-        if not honest or all(node < config.num_honest for node in asked.nodes):
+        nothing = not shown and asked.rows is None
+        if nothing or all(node < config.num_honest for node in everyone):
             return [None]
         told_f = record.get("foreseen_f")
-        if type(told_f) is int and 0 <= told_f <= asked.f:
+        # The budget of a sample may have been another one, in a run with less rounds.
+        most = asked.f if config.participants is None else config.f
+        if type(told_f) is int and 0 <= told_f <= most:
             return [told_f]
         round = Round(
-            record["round"], config.num_honest, config.num_byz, asked.f, participants=asked.nodes
-        )
+            record["round"], config.num_honest, config.num_byz, asked.f, participants=asked.nodes,
+            spare=asked.spare, rows=asked.rows,
+        )  # fmt: skip
         for refused in record["refused"]:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
@@ -187,13 +212,14 @@ class RoundRecomputer:
 
     def _fill_attack_rows(
         self, state: State, honest: Sequence[int], owns: Mapping[int, Tensor | None],
-        matrix: Tensor, norms: dict[int, float], f: int,
+        rows: RoundRows, norms: dict[int, float], f: int,
     ) -> Mapping[str, Any]:  # fmt: skip
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
-        shown = replay.algorithm.reveal(state, honest, matrix[list(honest)], f)
+        shown = replay.algorithm.reveal(state, honest, rows.of(honest), f)
+        count = len(honest) if shown.honest is None else shown.honest
         for node, own in owns.items():
-            sent = replay.attack_vector(state, node, len(honest), shown, own).float()
-            matrix[node] = replay.algorithm.receive(state, node, sent)
+            sent = replay.attack_vector(state, node, count, shown, own).float()
+            rows.row(node).copy_(replay.algorithm.receive(state, node, sent))
             norms[node] = norm_of(sent)
         return shown.memory

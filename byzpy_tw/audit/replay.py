@@ -24,6 +24,7 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
+from byzpy_tw.algorithms.node_weights import NodeWeights
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.attacks.behaviour import Behaviour
@@ -34,13 +35,13 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RecordedRun
 from byzpy_tw.records.initial_values import use_initial_values
+from byzpy_tw.records.weights_file import weights_of
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.spec import node_specs
 
 
 class ImmediateExecutor(Executor):
@@ -63,6 +64,7 @@ class RoundReplay:
     first: State  # before round 0
     _pool: Executor
     _most_jobs: int = 4  # of gradients at once, so that few vectors wait
+    weights: NodeWeights | None = None  # of the nodes, where these are not equal
 
     # -- honest nodes
 
@@ -135,18 +137,18 @@ def prepare_replay(
     """
     spec = config.spec()
     host = build_host(spec, registry, data_root=data_root, device=device)
-    for node in node_specs(
-        honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
-    ):
-        host.spawn(node)
+    host.register(config.n, config.attack if config.num_byz else None)
     rules = resolve_rules(config, registry)
     rules.make_root_set(host.dataset, host.trial_outcome, data_root)
     model = make_model(spec, registry, host.dataset, root=data_root)
     folder = None if recorded is None else recorded.path
-    use_initial_values(config, model, folder, {} if recorded is None else recorded.description)
+    description = {} if recorded is None else recorded.description
+    weights = weights_of(config, host.shard_sizes, folder, description)
+    rules.use_weights(weights)
+    use_initial_values(config, model, folder, description)
     model = model.to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
     evaluator = Evaluator.of_run(spec, model, host.dataset, host.trial_outcome, who)
     algorithm = rules.make_algorithm()
     first = algorithm.begin(evaluator.parameters)
-    return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)
+    return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs, weights)

@@ -18,7 +18,7 @@ from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.recompute import CLOSE
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.records.membership import address_of
+from byzpy_tw.records.membership import address_of, read_nodes
 from byzpy_tw.text import clean_value, join_numbers
 from byzpy_tw.vectors import norm_of, round_to_dtype
 
@@ -95,15 +95,16 @@ def site_advice(description: Mapping[str, Any], digest: str, honest: int) -> str
     digests, placement = description.get("data_digests"), description.get("placement")
     here = {name for name, d in digests.items() if d == digest} if isinstance(digests, dict) else ()
     places = placement.items() if isinstance(placement, dict) else ()
-    held = [there for name, there in places if address_of(name) in here and isinstance(there, list)]
-    nodes = sorted(node for there in held for node in there if type(node) is int and node < honest)
+    held = [read_nodes(there) or () for name, there in places if address_of(name) in here]
+    nodes = sorted(node for there in held for node in there if node < honest)
     if not nodes:
         return "each site can check its own nodes, with --nodes and --data-root"
     return f"the data here is that of nodes {join_numbers(nodes)}: check them alone, with --nodes"
 
 
 def _has_any(there: Any, nodes: Sequence[int]) -> bool:
-    return isinstance(there, list) and any(node in there for node in nodes)
+    found = read_nodes(there) or ()
+    return any(node in found for node in nodes)
 
 
 def check_nodes(nodes: Sequence[int], honest: int) -> None:

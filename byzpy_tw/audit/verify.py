@@ -35,6 +35,7 @@ from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
+from byzpy_tw.records.weights_file import differing_weights
 from byzpy_tw.tasks import Metric
 from byzpy_tw.text import clean_value, join_numbers, printable
 from byzpy_tw.vectors import sha256_of
@@ -188,6 +189,8 @@ class Verification:
         self._compare_task(replay)
         self._compare_metrics(replay.evaluator.metrics)
         self._compare_chance(replay)
+        if why := differing_weights(replay.weights, self.recorded.description):
+            self.problems.append(Problem("record", why))
 
     def _with_device_here(self, config: RunConfig) -> RunConfig:
         """Return `config` with the CPU in the place of a device that is not here."""

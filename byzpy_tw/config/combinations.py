@@ -26,6 +26,18 @@ def check_combination(config: RunConfig) -> None:
             f"--f {config.f} faulty nodes of n = {config.n} leaves none honest; use a smaller "
             "--f or more nodes"
         )
+    _check_participants(config)
+
+
+def _check_participants(config: RunConfig) -> None:
+    asked, spare = config.participants or 0, config.over_sample
+    drawn = f"--participants {asked}" + f" with --over-sample {spare}" * bool(spare)
+    if asked and asked + spare > config.n:
+        raise ConfigError(
+            f"{drawn} draws {asked + spare} nodes in a round, and there are n = {config.n} "
+            f"(--num-honest {config.num_honest}, --num-byz {config.num_byz}): use fewer "
+            "participants or more nodes"
+        )
 
 
 def _check_place(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.parameters import check_value
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.plugins.recorded_object import object_of
 from byzpy_tw.text import clip
 
 OPTIONS: Mapping[str, attrs.Attribute[Any]] = {f.name: f for f in attrs.fields(RunConfig)}
@@ -32,6 +33,8 @@ _UNUSED_AT_LOCATION: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "local": ("with --local, whose servers need no keys", ("keys",)),
 }
+# Options of gradients and their steps, where nodes take local steps.
+_OF_GRADIENTS = ("lr", "momentum", "weight_decay", "clip_norm")
 # Names of options in other libraries, where none of ours is near.
 _OTHER_NAMES = {"epochs": "rounds", "learning_rate": "lr", "scheduler": "lr_schedule"}
 
@@ -65,7 +68,8 @@ def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[
     located = [name for name in LOCATIONS if given.get(name)]
     unused = (_UNUSED_AT_LOCATION.get(location, ("", ()))[1] for location in located)
     dropped = {*(LOCATIONS if located else ()), *chain.from_iterable(unused)}
-    dropped |= {"init_sha256"} if "init" in given else set()  # it is of another file
+    # These are of another file.
+    dropped |= {f"{name}_sha256" for name in ("init", "weights") if name in given}
     return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}
 
 
@@ -117,12 +121,20 @@ def _find_unused(
         yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
     if given("lr_milestones") and parse(config.lr_schedule).name != "milestones":
         yield "lr_milestones", ("lr_schedule",), f"with --lr-schedule {config.lr_schedule}"
+    for name in filter(given, ("confidence", "over_sample")):
+        if config.participants is None:
+            yield name, ("participants",), "without --participants"
     if given("init_sha256") and config.init is None:
         yield "init_sha256", ("init",), "without --init"
+    if given("weights_sha256") and config.weights_file is None:
+        yield "weights_sha256", ("weights",), f"with --weights {config.weights}, which is no file"
+    if given("max_weight") and config.weights == "equal":
+        yield "max_weight", ("weights",), "with --weights equal"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield "keep_checkpoints", ("checkpoint_interval",), why
-    if registry is not None:
+    yield from _find_unused_rates(config, registry, given)
+    if registry is not None and config.local_steps is None:
         for name in filter(given, ("momentum", "weight_decay")):
             if not _takes(registry, ("optimizer", config.optimizer), name):
                 why = f"with --optimizer {config.optimizer}, which takes no {name}"
@@ -138,6 +150,27 @@ def _find_unused(
         if not any(_may_need_root(registry, stage) for stage in stages):
             why = f"with {', '.join(chosen)[:200]}, which needs no root set"
             yield "root_examples", ("aggregator", "pre_aggregator"), why
+
+
+def _find_unused_rates(
+    config: RunConfig, registry: Registry | None, given: Callable[[str], bool]
+) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Yield options of learning that the texts of algorithm and optimizer have in their place."""
+    own = object_of(parse(config.optimizer)) is not None  # whose text has no place for lr
+    if config.local_steps is not None:
+        for name in filter(given, _OF_GRADIENTS[own:]):
+            yield name, ("algorithm",), (
+                f"with --algorithm {parse(config.algorithm).name}, whose parameters are the nodes' "
+                "(lr, momentum, weight_decay, clip); the server's are those of --optimizer, by "
+                "default sgd:lr=1,momentum=0"
+            )  # fmt: skip
+    elif registry is not None and given("lr"):
+        try:
+            rate = registry.learning_rate(config.optimizer)
+        except ByzpyTwError:
+            return  # it is reported when the optimizer is made
+        if rate is not None:
+            yield "lr", ("optimizer",), f"with --optimizer {config.optimizer}, which says it"
 
 
 def _stages(rules: str) -> list[tuple[str, str]]:

@@ -38,8 +38,10 @@ def absolute(path: str | PathLike[str]) -> Path:
 def resolve_paths(config: RunConfig) -> RunConfig:
     """`config` with absolute paths, as a run's records hold them."""
     by_content = config.init is not None and config.init_sha256 is not None
+    weights = config.weights_file if config.weights_sha256 is not None else None
     return evolve(
         config,
+        weights=config.weights if weights is None else str(absolute(weights)),
         # The path decides the bits of a run that is on record without the file's digest.
         init=str(absolute(config.init)) if by_content and config.init else config.init,
         data_root=str(absolute(config.data_root)),

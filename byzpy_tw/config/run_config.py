@@ -42,6 +42,7 @@ from byzpy_tw.config.validators import flag as flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
 from byzpy_tw.plugins.naming import parse
+from byzpy_tw.workers.local_steps import FEDAVG
 from byzpy_tw.workers.spec import BATCHES, PRECISIONS, WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
@@ -53,8 +54,14 @@ SECTIONS = {
     "aggregation": "aggregation",
     "running": "running",
 }
+WEIGHTS = ("equal", "examples")  # values of `RunConfig.weights` that are no file
 SEARCHING = ("opt-alie", "opt-ipm")  # attacks to which `RunConfig.search` applies
 LOCATIONS = ("remote_hosts", "local", "in_process")
+# With `FEDAVG`, by optimizer: parameters of the trainer's that its text does not give.
+_FEDAVG_OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
+    "sgd": {"lr": 1.0, "momentum": 0.0},
+    **dict.fromkeys(("fed-adagrad", "fed-adam", "fed-yogi"), {"lr": 0.01}),
+}
 
 _option = partial(option, bits=True, metavar=None, node_field=None, added=False)
 _where = partial(_option, section="where", bits=False)
@@ -126,7 +133,40 @@ class RunConfig:
     )
     algorithm: str = _training(
         "dsgd", "who takes part in a round, and what becomes of the vectors: NAME[:key=value,...]",
-        rule, metavar="NAME", added=True,
+        rule, metavar="NAME", node_field="local_steps", added=True,
+    )  # fmt: skip
+    participants: int | None = _training(
+        None,
+        "nodes that are asked in a round, drawn anew for each by the seed; their f is the smallest "
+        "that covers all rounds with --confidence, --f being that of all nodes (default: all)",
+        optional(integer_in(1, 1_000_000)), metavar="M", added=True,
+    )  # fmt: skip
+    confidence: float = _training(
+        0.99, "probability that no round of --participants has more faulty nodes than its f",
+        real_in(above=0, below=1), added=True,
+    )  # fmt: skip
+    over_sample: int = _training(
+        0,
+        "further nodes that a round of --participants may ask, each in the place of one that is "
+        "late or lost",
+        integer_in(0, 1_000_000), metavar="K", added=True,
+    )  # fmt: skip
+    weights: str = _aggregation(
+        "equal",
+        "what each node's vector weighs: equal; examples, by the number of its examples; or a FILE "
+        "with a line NODE,WEIGHT for each node",
+        metavar="equal|examples|FILE", added=True,
+    )  # fmt: skip
+    weights_sha256: str | None = _aggregation(
+        None,
+        "SHA-256 that the file of --weights must have (default: what it has when the run begins)",
+        optional(sha256_digest), metavar="HEX", added=True,
+    )  # fmt: skip
+    max_weight: float | None = _aggregation(
+        None,
+        "largest share of the weight of all nodes that one node may have: heavier ones are cut to "
+        "one level (default: no limit)",
+        optional(real_in(above=0, most=1)), metavar="SHARE", convert=to_float, added=True,
     )  # fmt: skip
     optimizer: str = _training(
         "sgd", "how the parameters step along the aggregate: NAME[:key=value,...]",
@@ -351,10 +391,22 @@ class RunConfig:
         """Values for rules that take parameters of these names."""
         return {"f": self.f, "q": self.q, "chunk_size": self.chunk_size}
 
+    @property
+    def local_steps(self) -> str | None:
+        """The text of what nodes do before they send updates; None where they send gradients."""
+        named = parse(self.algorithm)
+        return named.pairs if named.name == FEDAVG else None
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file of ``--weights``; None where it names none."""
+        return None if self.weights in WEIGHTS else self.weights
+
     def spec(self) -> RunSpec:
         """The run as its nodes are told of it."""
         marked = {f.metadata["node_field"]: getattr(self, f.name) for f in attrs.fields(RunConfig)}
         marked.pop(None)
+        marked["local_steps"] = self.local_steps
         if self.data_seed == self.seed:  # so a server that knows no such option serves the run
             marked["data_seed"] = None
         return RunSpec(n=self.n, **marked)
@@ -376,6 +428,8 @@ class RunConfig:
             if f.metadata["bits"]
             and not (f.name in left_out and plain[f.name] in (left_out[f.name], None))
         }
+        if self.weights_file is not None and self.weights_sha256 is not None:
+            del found["weights"]  # the file may lie anywhere
         # A run that is on record without the digest of its file has the path among its bits.
         by_path = self.init is not None and self.init_sha256 is None
         return {**found, "init": self.init} if by_path else found
@@ -383,6 +437,8 @@ class RunConfig:
     @property
     def optimizer_parameters(self) -> dict[str, Any]:
         """Values for optimizers that take parameters of these names: those that were given."""
+        if self.local_steps is not None:
+            return dict(_FEDAVG_OPTIMIZERS.get(parse(self.optimizer).name, {}))
         offered = {"momentum": self.momentum, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             return offered

@@ -35,7 +35,7 @@ class Limits:
     nodes: int = _count(4096, "Nodes hosted at once, of all runs.", key="max-nodes")
     vector_mib: int = _count(1024, "Largest model's vector, in MiB.", key="max-vector-mib")
     runs: int = _count(16, "Runs open at once.", key="max-runs")
-    shards: int = 65_536  # honest nodes of a run, wherever they are
+    shards: int = 500_000  # honest nodes of a run, wherever they are
     batch: int = 65_536  # examples of one node's batch
     micro_batch: int = 4_096  # examples computed on at once by one thread
     connections: int = _count(256, "Connections at once; a run takes two.", key="max-connections")

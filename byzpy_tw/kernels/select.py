@@ -8,19 +8,22 @@ takes 126 and 560, and ``torch.sort`` more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
 from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
-from byzpy_tw.kernels.points import Points
+from byzpy_tw.kernels.points import EPSILON, Points
 from byzpy_tw.kernels.workspace import Borrow, borrowed_buffers
 
 Rows = Sequence[Tensor]
 T = TypeVar("T")
 MOST_IN_NETWORK = 512
+_ROW_BITS = MOST_IN_NETWORK - 1  # of a float64 that was a float32
 
 
 def median(points: Points) -> Tensor:
@@ -31,6 +34,59 @@ def median(points: Points) -> Tensor:
 def trimmed_mean(points: Points, f: int) -> Tensor:
     """Return the mean of each coordinate without its f smallest and f largest values, ``(d,)``."""
     return _mean_of_ranks(points, range(f, points.size - f))
+
+
+def weighted_median(points: Points, weights: Tensor) -> Tensor:
+    """Return the weighted median of each coordinate, ``(d,)``.
+
+    `weights` are ``(m,)`` float64 with a sum of one.  At most half of the weight is below the
+    median, and at most half above it: the mean of the least and the largest such value.
+    """
+    error = sum_error(points.size)
+
+    def answer(ranked: Rows, masses: Rows) -> Tensor:
+        passed = torch.zeros_like(masses[0])
+        below, up_to = (torch.zeros(1, len(passed), dtype=torch.int64, device=passed.device)
+                        for _ in range(2))  # fmt: skip
+        for mass in masses:
+            passed += mass
+            below += passed < 0.5 - error
+            up_to += passed <= 0.5 + error
+        values, last = torch.stack(list(ranked)), len(ranked) - 1
+        low, high = (values.gather(0, at.clamp_(max=last))[0] for at in (below, up_to))
+        return (low + high) / 2
+
+    return _map_weighted_tiles(points, weights, answer)
+
+
+def weighted_trimmed_mean(points: Points, weights: Tensor, cut: float) -> Tensor:
+    """Return the mean of each coordinate by weight without `cut` of it at either end, ``(d,)``.
+
+    `weights` are ``(m,)`` float64 with a sum of one.  A value on the border counts with the weight
+    that is left of it.  Where `cut` is half or more, it is the weighted median.
+    """
+    error = sum_error(points.size)
+    if 1 - 2 * cut <= points.size * error:
+        return weighted_median(points, weights)
+
+    def answer(ranked: Rows, masses: Rows) -> Tensor:
+        total, kept, passed = (torch.zeros_like(masses[0]) for _ in range(3))
+        for value, mass in zip(ranked, masses, strict=True):
+            before = passed.clamp(min=cut)
+            passed += mass
+            inside = passed.clamp(max=1 - cut).sub_(before)
+            # Rounding must leave nothing of a value that is cut: it may be as large as 1e18.
+            inside *= inside > error
+            kept += inside
+            total += inside * value
+        return total / kept
+
+    return _map_weighted_tiles(points, weights, answer)
+
+
+def sum_error(count: int) -> float:
+    """Return a bound on the rounding of a sum of `count` weights, whose sum is one."""
+    return 4 * count * EPSILON
 
 
 def mean_around_median(points: Points, keep: int) -> Tensor:
@@ -87,7 +143,7 @@ def _width(points: Points) -> int:
     """Return the columns of a tile: many, since each step on a tile costs 3 us to call."""
     if points.matrix.device.type != "cpu":
         return points.matrix.shape[1]
-    most = max(1024, min(1 << 16, (3 << 20) // points.size))
+    most = max(1024, min(1 << 15, (3 << 20) // points.size))
     return even_tile_width(points.matrix.shape[1], most)
 
 
@@ -183,19 +239,70 @@ def _map_sorted_tiles(
         return _map_tiles(points, lambda: start(borrow))
 
 
+def _map_weighted_tiles(
+    points: Points, weights: Tensor, answer: Callable[[Rows, Rows], Tensor]
+) -> Tensor:
+    """Return ``(d,)``: on each tile, `answer` of its sorted values and of their weights, float64.
+
+    A float32 leaves 29 bits of a float64 free, for the number of its row: so a network sorts both
+    at once, in a fourth of the time that ``torch.sort`` takes (measured, 20 rows).
+    """
+    weights = weights.to(points.matrix.device)
+    if points.size > MOST_IN_NETWORK or compute_dtype(points.matrix.dtype) != torch.float32:
+
+        def sort(rows: Rows) -> Tensor:
+            values, order = torch.stack(list(rows)).double().sort(dim=0, stable=True)
+            return answer(values.unbind(0), weights[order].unbind(0))
+
+        return _map_tiles(points, lambda: sort)
+    steps, width = sorting_network(tuple(range(points.size))), _width(points)
+
+    def start(borrow: Borrow) -> Callable[[Rows], Tensor]:
+        room: Tensor | None = None
+
+        def compute(rows: Rows) -> Tensor:
+            nonlocal room
+            if room is None:
+                room = borrow(len(rows) + steps.scratch, width, weights)
+            part = room[:, : len(rows[0])]
+            for number, row in enumerate(rows):
+                part[number].copy_(row).view(torch.int64).bitwise_or_(number)
+            packed = _run_network(steps, part[: len(rows)].unbind(0), part[len(rows) :])
+            bits = [value.view(torch.int64) for value in packed]
+            masses = [weights.index_select(0, value & _ROW_BITS) for value in bits]
+            return answer([(value & ~_ROW_BITS).view(torch.float64) for value in bits], masses)
+
+        return compute
+
+    with borrowed_buffers() as borrow:
+        return _map_tiles(points, lambda: start(borrow))
+
+
 def _sort(rows: Rows) -> Rows:
     return torch.stack(list(rows)).sort(dim=0).values.unbind(0)
 
 
 def _run_network(steps: SortingNetwork, rows: Rows, room: Tensor) -> list[Tensor]:
     buffers = [*rows, *room.unbind(0)]
+    arrays, minimum, maximum = _comparable(buffers)
     for step in steps.steps:
-        a, b = buffers[step.a], buffers[step.b]
+        a, b = arrays[step.a], arrays[step.b]
         if step.low is not None:
-            torch.minimum(a, b, out=buffers[step.low])
+            minimum(a, b, out=arrays[step.low])
         if step.high is not None:
-            torch.maximum(a, b, out=buffers[step.high])
+            maximum(a, b, out=arrays[step.high])
     return [buffers[place] for place in steps.places]
+
+
+def _comparable(buffers: Sequence[Tensor]) -> tuple[Sequence[Any], Callable, Callable]:
+    """Return `buffers` for the functions that follow: the least and the greatest of two.
+
+    On the CPU they are NumPy's, which take two thirds of torch's time (measured) and give the
+    same bits for numbers that are not NaN, of which a rule is shown none.
+    """
+    if buffers[0].device.type == "cpu":
+        return [buffer.numpy() for buffer in buffers], np.fmin, np.fmax
+    return buffers, torch.minimum, torch.maximum
 
 
 def _map_tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:

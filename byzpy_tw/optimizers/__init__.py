@@ -10,6 +10,7 @@ rounds of the run: the learning rate of that round as a multiple of ``--lr``.
 """
 
 from byzpy_tw.optimizers.adaptive import Adam, AdamW
+from byzpy_tw.optimizers.federated import FedAdagrad, FedAdam, FedYogi
 from byzpy_tw.optimizers.optimizer import Optimizer, Schedule
 from byzpy_tw.optimizers.schedules import Cosine, InverseSquareRoot, Linear, Milestones
 from byzpy_tw.optimizers.sgd import SGD
@@ -21,6 +22,9 @@ __all__ = [
     "Adam",
     "AdamW",
     "Cosine",
+    "FedAdagrad",
+    "FedAdam",
+    "FedYogi",
     "InverseSquareRoot",
     "Linear",
     "Milestones",
@@ -33,6 +37,9 @@ BUILTIN: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     ("sgd", SGD, ()),
     ("adam", Adam, ()),
     ("adamw", AdamW, ()),
+    ("fed-adagrad", FedAdagrad, ()),
+    ("fed-adam", FedAdam, ()),
+    ("fed-yogi", FedYogi, ()),
 )
 SCHEDULES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     ("milestones", Milestones, ()),

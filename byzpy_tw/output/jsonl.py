@@ -11,6 +11,7 @@ from byzpy_tw import events
 from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.records.folder import to_json
+from byzpy_tw.records.membership import record_nodes
 
 
 @define(eq=False)
@@ -43,7 +44,8 @@ class JsonLines:
                 values = {"directory": event.directory, "threads": event.threads}
                 self._object("configuration", config=event.config, **values)
             case events.NodesPlaced():
-                self._object("placement", nodes=event.placement)
+                found = {name: record_nodes(nodes) for name, nodes in event.placement.items()}
+                self._object("placement", nodes=found)
             case events.RoundBegun():
                 self._object("round-begun", round=event.round)
             case events.Evaluated():

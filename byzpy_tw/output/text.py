@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any
 
 from attrs import define, field
@@ -11,6 +13,7 @@ from byzpy_tw import events
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.plugins.naming import parse
 from byzpy_tw.records.metrics import (
     DEFAULT,
     KINDS,
@@ -67,25 +70,32 @@ class TextOutput:
 
 def _configuration_lines(event: events.RunConfigured) -> Iterator[str]:
     config = from_dict(event.config)
-    steps = f"lr {config.lr:g}, momentum {config.momentum:g}"
-    if config.optimizer != "sgd" or config.lr_schedule != "milestones":
-        steps = f"{config.optimizer}, lr {config.lr:g} ({config.lr_schedule})"
     yield f"byzpy_tw: {describe_run(config)}"
     yield (
         f"  nodes {nodes_live(config)}; batch {config.batch_size} in micro-batches of "
-        f"{config.micro_batch_size}; {steps}; "
+        f"{config.micro_batch_size}; {_describe_steps(config)}; "
         f"partition {config.partition}; seed {config.seed}; {event.threads} threads"
     )
     yield f"  records in {event.directory}"
 
 
+def _describe_steps(config: RunConfig) -> str:
+    if config.local_steps is not None:
+        return f"{config.algorithm}, steps of {config.optimizer} ({config.lr_schedule})"
+    rate = parse(config.optimizer).parameters.get("lr", f"{config.lr:g}")
+    if config.optimizer != "sgd" or config.lr_schedule != "milestones":
+        return f"{config.optimizer}, lr {rate} ({config.lr_schedule})"
+    return f"lr {rate}, momentum {config.momentum:g}"
+
+
 def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
-    nodes = sorted((node, name) for name, there in event.placement.items() for node in there)
-    for node, name in nodes[:_MOST_LINES]:
+    found = merge(*(((node, name) for node in there) for name, there in event.placement.items()))
+    for node, name in islice(found, _MOST_LINES):
         kind = "honest" if node < event.num_honest else "Byzantine"
         yield f"  node {node} ({kind}) on {name}"
-    if len(nodes) > _MOST_LINES:
-        yield f"  ... and {len(nodes) - _MOST_LINES} more (config.json has them all)"
+    more = sum(map(len, event.placement.values())) - _MOST_LINES
+    if more > 0:
+        yield f"  ... and {more} more (config.json has them all)"
 
 
 def _evaluation(metrics: Iterable[Metric], values: Mapping[str, float | None]) -> str:
@@ -151,6 +161,8 @@ def describe_run(config: RunConfig) -> str:
     if config.num_byz:
         kinds = f"{config.num_honest} honest and {config.num_byz} Byzantine nodes"
         nodes = f"{kinds} ({config.attack})"
+    if config.participants is not None:
+        nodes = f"{nodes}, {config.participants} of them a round"
     return (
         f"{config.rounds} rounds of {config.model} on {config.dataset}, {nodes}, "
         f"{config.pipeline} with f = {config.f}"

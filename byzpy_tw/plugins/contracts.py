@@ -65,7 +65,21 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
         return PluginAttack(made, who)
     if kind == "partition":
         return PluginPartition(made, who)
+    if kind == "aggregator":
+        _check_weights_are_taken(made, who)
     return made
+
+
+def _check_weights_are_taken(made: Any, who: str) -> None:
+    """Raise `BrokenPlugin` where a rule says that it takes weights, and gets none."""
+    taken = getattr(made, "takes_weights", False)
+    if taken not in (True, False):
+        raise BrokenPlugin(f"{who} has takes_weights = {taken!r:.80}, expected True or False")
+    called = hasattr(made, "weights") or hasattr(made, "outcome")
+    if taken and not called and not supported_arguments(made, {"context": None}):
+        raise BrokenPlugin(
+            f"{who} has takes_weights = True, and takes no keyword context, where the weights are"
+        )
 
 
 @frozen(eq=False)

@@ -93,9 +93,10 @@ def register_aggregators() -> Iterable[Registration]:
     It may have methods ``computable(n)`` and ``guarantee(n)``, which return None, or the
     reason with its numbers why the rule cannot be computed (gives no guarantee) for n rows.
     Without ``guarantee`` it counts as giving none where ``f`` is above 0.
-    ``trusts_a_row = True`` marks a rule that trusts the row of one node.  With
-    ``needs_root = True`` (``needs_score = True``) the context has ``root`` (``score``), which the
-    trainer computes from ``--root-examples``.
+    ``trusts_a_row = True`` marks a rule that trusts the row of one node, ``takes_weights = True``
+    one that uses ``context.weights``, the rows' shares of the weight, where they are not None.
+    With ``needs_root = True`` (``needs_score = True``) the context has ``root`` (``score``), which
+    the trainer computes from ``--root-examples``.
     """
 
 
@@ -105,7 +106,8 @@ def register_preaggregators() -> Iterable[Registration]:
 
     As for aggregators, but the callable maps ``(n, d)`` to ``(m, d)``.  Its attribute
     ``keeps_rows = True`` says that row i of the result is made of row i alone, as by clipping.
-    Otherwise it mixes rows: an aggregator that trusts one node's row (``monna``) has no guarantee.
+    Otherwise it mixes rows: an aggregator that trusts one node's row (``monna``) has no guarantee,
+    and nodes cannot have weights.
     """
 
 
@@ -194,7 +196,8 @@ def register_optimizers() -> Iterable[Registration]:
     before round 0 for ``(d,)`` float32 `parameters`: a dict of tensors, numbers and strings.
     ``step(parameters, vector, state, lr, round)`` changes `parameters` and the entries of
     `state` in place; it keeps nothing else.  Parameters called ``momentum`` and
-    ``weight_decay`` are filled from the run's options of these names where they are given.
+    ``weight_decay`` are filled from the run's options of these names where they are given.  A
+    text's ``lr``, which a factory need not take, is the learning rate in the place of ``--lr``.
     """
 
 

@@ -66,10 +66,14 @@ class ParsedName:
     parameters: Mapping[str, str] = field(factory=dict)
 
     @property
+    def pairs(self) -> str:
+        """The parameters alone, as they are written after the colon."""
+        return ",".join(f"{key}={value}" for key, value in sorted(self.parameters.items()))
+
+    @property
     def text(self) -> str:
         """The one spelling that two equal values share."""
-        pairs = ",".join(f"{key}={value}" for key, value in sorted(self.parameters.items()))
-        return f"{self.name}:{pairs}" if pairs else self.name
+        return f"{self.name}:{self.pairs}" if self.parameters else self.name
 
 
 def parse(text: str) -> ParsedName:

@@ -13,11 +13,13 @@ import pluggy
 from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownName
+from byzpy_tw.parameters import check_value, real_in
 from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest, suggest_task
 from byzpy_tw.plugins.plugin_files import PluginFile
 from byzpy_tw.plugins.recorded_object import OBJECT, object_of
 from byzpy_tw.plugins.signatures import (
+    RATE,
     RESERVED,
     Parameter,
     parameters_of,
@@ -152,6 +154,7 @@ class Registry:
         named = parse(text) if isinstance(text, str) else text
         entry, arguments = self._read(kind, named, fill)
         taken = entry.signature.parameters
+        arguments = {key: value for key, value in arguments.items() if key in taken}
         reserved = {
             key: fill[key]
             for key in RESERVED.get(kind, frozenset()) & taken.keys() & fill.keys()
@@ -202,6 +205,18 @@ class Registry:
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
         return self._read(kind, parse(text), fill)[0]
+
+    def learning_rate(self, text: str, **fill: Any) -> float | None:
+        """The learning rate that the optimizer's `text` gives, or `fill`; None without.
+
+        Also None where the factory takes a parameter of that name, which is then its own.
+        """
+        entry, arguments = self._read("optimizer", parse(text), fill)
+        if RATE in entry.signature.parameters or arguments.get(RATE) is None:
+            return None
+        found: float = arguments[RATE]
+        check_value(real_in(above=0, most=1e30), f"{entry.name}: {RATE}", found, BadParameter)
+        return found
 
     def is_foreign(self, kind: str, text: str) -> bool:
         """Return whether another distribution than this package's offers this name."""

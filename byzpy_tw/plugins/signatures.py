@@ -24,6 +24,7 @@ RESERVED: Mapping[str, frozenset[str]] = {
     "algorithm": frozenset({"config", "rules"}),
     "schedule": frozenset({"lr_milestones", "lr_decay"}),
 }
+RATE = "lr"  # of an optimizer: what the run reads itself, unless the factory takes it
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -138,6 +139,10 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
             name, hint, default, name not in hints and not typed,
             told.get(NONE, ""), told.get(MEANINGS, {}), told.get(EXPECTED, ""),
         )  # fmt: skip
+    if kind == "optimizer" and RATE not in found:
+        found[RATE] = Parameter(
+            RATE, float | None, None, none="`--lr`, or its default with `fedavg`"
+        )
     return found
 
 

@@ -6,9 +6,9 @@ No argument is large: tensors travel as frames on a connection of their own (`Op
 announced by the commands that need them.
 
 The order: `Hello`; `OpenRun`; `OpenStream` on a second connection, with the ticket;
-`SpawnNodes`; then, each round, a parameters frame and `Compute`, then perhaps frames for the
-attacks' knowledge and `Attack`; `CloseRun`.  `Ping` at any time after `Hello`.  `Leave` when a
-server is stopped.
+`SpawnNodes`, or `RegisterNodes` where rounds ask some nodes only; then, each round, a parameters
+frame and `Compute`, then perhaps frames for the attacks' knowledge and `Attack`; `CloseRun`.
+`Ping` at any time after `Hello`.  `Leave` when a server is stopped.
 """
 
 from __future__ import annotations
@@ -164,6 +164,31 @@ class SpawnNodes(CommandRequest[SpawnNodesAnswer]):
 
     run: str = wire(amp.Unicode())
     nodes: list[NodeSpec] = wire(amp.String(), nodes_to_json, nodes_from_json)
+
+
+@frozen
+class RegisterNodesAnswer:
+    """The digests of trials of plugins' attacks."""
+
+    attacks: Collection[str] = wire(
+        amp.Unicode(optional=True),
+        lambda digests: ",".join(sorted(digests)[:MAX_DIGESTS]),
+        lambda text: set((text or "").split(",")) - {""},
+    )
+
+
+@command(RegisterNodesAnswer)
+@frozen
+class RegisterNodes(CommandRequest[RegisterNodesAnswer]):
+    """Let any node of a run be asked here, at most ``most`` of them in a round.
+
+    For runs of many nodes, whose rounds ask a few: nothing is kept of a node until it is asked.
+    Byzantine ones have ``attack``.  Once more, it changes ``most``.
+    """
+
+    run: str = wire(amp.Unicode())
+    most: int = wire(amp.Integer(), validator=[ge(1), lt(2**31)])
+    attack: str | None = wire(amp.Unicode(optional=True), default=None)
 
 
 @frozen

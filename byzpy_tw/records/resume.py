@@ -15,7 +15,7 @@ from attrs import frozen
 import byzpy_tw
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.merge import OPTIONS, merge_options
-from byzpy_tw.config.run_config import RunConfig, from_dict
+from byzpy_tw.config.run_config import WEIGHTS, RunConfig, from_dict
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import (
     ConfigError,
@@ -76,13 +76,16 @@ def merge_config(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
                 f"with {_format_option(old)}"
             )
     merged = merge_options(given, saved.to_dict())
-    return from_dict({**merged, "init_sha256": saved.init_sha256})
+    digests = {"init_sha256": saved.init_sha256, "weights_sha256": saved.weights_sha256}
+    return from_dict({**merged, **digests})
 
 
 def _decides(saved: RunConfig, name: str, value: Any) -> bool:
     """Return whether another `value` of the option would make the run `saved` another one."""
     if name == "init":  # with a digest on record the file may lie elsewhere
         return saved.init_sha256 is None or value is None
+    if name == "weights":
+        return saved.weights_sha256 is None or value in WEIGHTS
     return bool(OPTIONS[name].metadata["bits"])
 
 

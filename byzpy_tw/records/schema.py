@@ -128,6 +128,9 @@ TEXT = Type(lambda value, n: isinstance(value, str), "text")
 REFUSALS = _list_of(
     _dict_with("", reason=TEXT, node=NODE), "which of the {n} nodes were refused, and why"
 )
+REPLACEMENTS = _list_of(
+    _dict_with("", node=NODE, by=NODE), "which of the {n} nodes were asked in the place of which"
+)
 # In a file, null stands for a number that was not finite.
 NUMBER_OR_NULL, TEXT_OR_NULL = _nullable(NUMBER), _nullable(TEXT)
 
@@ -180,6 +183,7 @@ FILES: Mapping[str, str] = {
     "report.html": "the run as a page to look at, in one file; written at its end, and again by "
     "`python -m byzpy_tw report`",
     "init.safetensors": "the initial values of the parameters, where a file gave them (`--init`)",
+    "weights.csv": "the nodes' weights, where a file gave them (`--weights FILE`): that file",
     "checkpoint.{rounds}": "the run's state after that many rounds, in eight digits: "
     "parameters, momentum, what rules and attacks remember, probation.  Written whole, then "
     "renamed; begins with its own SHA-256.  Read with `weights_only=True`: it holds numbers "
@@ -205,6 +209,10 @@ CONFIG_FIELDS = _fields(
           "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("init", "SHA-256 of the parameters' initial values; only where a file gives them "
           "(`--init`).  Runs that are equal in `bits` are equal if they are in this, too"),
+    Field("weights", "the nodes' weights, where these are not equal (`--weights`): `sha256` of all "
+          "shares, as little-endian float64, in the nodes' order; the `largest` and the `smallest` "
+          "share; and all `shares` of at most 1000 nodes, else null.  In a round they are divided "
+          "by the sum of those of its nodes"),
     Field("data_digest", "SHA-256 of the trainer's data"),
     Field("data_digests", "that of each server's data, since it first joined; they differ with "
           "`--partition local` only"),
@@ -216,7 +224,9 @@ CONFIG_FIELDS = _fields(
           "`device` what the trainer aggregates on"),
     Field("plugins", "each distribution that offers plugins, with its version"),
     Field("placement", "which nodes each server was given at the start, or when it joined; a "
-          "resumed run keeps those of a server that is away"),
+          "resumed run keeps those of a server that is away.  Over a thousand that are evenly "
+          "spaced are their `first` and `last`, and the `step` between two.  Where rounds ask some "
+          "nodes only, these are the nodes that a server is asked for while it is there"),
     Field("devices", "what each server's nodes are computed on, such as `cpu`"),
     Field("seconds_before", "that the processes before the last one took, as far as is known; 0 "
           "in a run that was not resumed", unit="seconds"),
@@ -237,7 +247,8 @@ ROUND_FIELDS = _fields(
           "`aggregate`, `step`", _dict_of(NUMBER_OR_NULL, "seconds by phase"), "seconds",
           required=True, columns=tuple(f"seconds_{phase}" for phase in PHASES),
           cells=lambda phases: [phases.get(phase) for phase in PHASES]),
-    Field("loss", "mean loss of the accepted honest nodes, each on its own batch",
+    Field("loss", "mean loss of the accepted honest nodes, each on its own batch, or its own "
+          "mean over the batches of its local steps",
           NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
           metric=("loss", "Mean loss of the honest nodes.")),
     Field("test_loss", "on the test data", NUMBER_OR_NULL, when="in rounds that were evaluated",
@@ -268,9 +279,14 @@ ROUND_FIELDS = _fields(
           f"{Reason.NOT_ASKED.value} in result.json alone) and `detail`; all others are the "
           "round's membership", REFUSALS, required=True,
           columns=(*STATES[REFUSED:NOT_ASKED], "failed"), cells=_refusal_cells),
-    Field("participants", "nodes that were asked; all others took no part", NODES,
+    Field("participants", "nodes that were asked, those in the place of others included; all "
+          "others took no part", NODES,
           when="where these are not all nodes", verified=True, columns=("participants",),
           cells=lambda nodes: [_join(nodes)]),
+    Field("replaced", "with `--over-sample`, each absent `node`, and the one asked in its place, "
+          "`by`, in their order", REPLACEMENTS, when="where there are any", verified=True),
+    Field("unseen", "of those in the place of others, the honest ones that answered after the "
+          "attack had been shown what came before", NODES, when="where there are any"),
     Field("byzantine_weight", "the share, from 0 to 1, of the vectors' weight in the aggregate "
           "that Byzantine nodes had; weights count without their signs", FRACTION,
           when="where the rule makes the aggregate by giving each vector one weight, and there are "
@@ -284,7 +300,8 @@ ROUND_FIELDS = _fields(
           when="in the first record with these `bits`"),
     Field("events", "what happened besides, in words: servers lost and back, nodes moved, "
           "probation", _list_of(TEXT, "a list of words"), when="where something did"),
-    Field("placement", "which nodes live on each server, as in config.json",
+    Field("placement", "which nodes live on each server, as in config.json; of the nodes that "
+          "were asked, where not all were",
           when="where there are `events`"),
 )  # fmt: skip
 
@@ -380,9 +397,10 @@ def _find_membership_error(record: Mapping[str, Any], n: int) -> str:
     if asked is not None and (not asked or any(a >= b for a, b in zip(asked, asked[1:]))):
         return f"has participants {clean_value(asked, 40)}: they are some nodes, in order"
     refused = {one["node"] for one in record["refused"]}
-    if len(refused) == (n if asked is None else len(asked)):
+    unasked = all(one["reason"] == Reason.NOT_ASKED.value for one in record["refused"])
+    if len(refused) == (n if asked is None else len(asked)) and not unasked:
         return "says that all nodes were refused"
-    named = refused.union(record["excluded"], record["selected"] or ())
+    named = refused.union(record["excluded"], record["selected"] or (), record.get("unseen", ()))
     if asked is not None and not named <= set(asked):
         return f"names node {min(named.difference(asked))}, which was not asked"
     return ""

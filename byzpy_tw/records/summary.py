@@ -35,7 +35,10 @@ def format_attack_calls(failed: int, of: int, probation: int) -> str:
 
 @frozen
 class Missed:
-    """The rounds that a node missed: refused for what it sent or did not, or without a server."""
+    """The rounds that a node missed: refused for what it sent or did not, or without a server.
+
+    Rounds in which it could not be asked, since no honest node was drawn, are neither.
+    """
 
     absent: int
     refused: Mapping[str, int]  # by reason
@@ -43,8 +46,10 @@ class Missed:
     @classmethod
     def of(cls, reasons: Mapping[str, int]) -> Missed:
         """Return this of the rounds by reason, as result.json has them."""
-        absent = reasons.get(Reason.LOST.value, 0)
-        return cls(absent, {r: n for r, n in reasons.items() if r != Reason.LOST.value})
+        absent, told = reasons.get(Reason.LOST.value, 0), dict(reasons)
+        for neither in (Reason.LOST.value, Reason.NOT_ASKED.value):
+            told.pop(neither, None)
+        return cls(absent, told)
 
     @property
     def rounds(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.records.folder import CONFIG, ROUNDS, count_nodes, read_count, read_run
+from byzpy_tw.records.membership import read_nodes
 from byzpy_tw.records.metrics import described_chance
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.model import RunReport
@@ -84,8 +85,5 @@ def read_servers(placement: Any) -> list[ServerState]:
     """Return the servers in a ``placement`` of config.json or of a record, if it is one."""
     if not isinstance(placement, dict):
         return []
-    return [
-        ServerState(str(name), [node for node in nodes if type(node) is int])
-        for name, nodes in placement.items()
-        if isinstance(nodes, list)
-    ]
+    found = [(str(name), read_nodes(nodes)) for name, nodes in placement.items()]
+    return [ServerState(name, nodes) for name, nodes in found if nodes is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -130,7 +130,11 @@ class RunReport:
     def _nodes(self) -> list[dict[str, Any]]:
         """Return each node with a strip, with its server and the number of rounds by state."""
         history = self.history
-        home = {node: server.name for server in self.servers for node in server.nodes}
+        home = {
+            node: server.name
+            for server in self.servers
+            for node in _those_in(server.nodes, history.shown)
+        }
         return [
             {
                 "node": node,
@@ -144,6 +148,12 @@ class RunReport:
             }
             for node, letters, digits, excluded in history.strips()
         ]
+
+
+def _those_in(nodes: Sequence[int], some: Iterable[int]) -> list[int]:
+    """Return those of `some` that are in `nodes`."""
+    there = nodes if isinstance(nodes, range) else frozenset(nodes)
+    return [node for node in some if node in there]
 
 
 def _finite(value: Any) -> float | None:

@@ -66,7 +66,8 @@ class Absences:
         return NodesBack(nodes, absence.rounds, absence.first, absence.last, joins)
 
 
-_TOLD_OTHERWISE = (Reason.LOST.value, Reason.PROBATION.value)  # by events of their own
+# By events of their own, or before round 0.
+_TOLD_OTHERWISE = (Reason.LOST.value, Reason.PROBATION.value, Reason.NOT_ASKED.value)
 
 
 @define(eq=False)

@@ -132,34 +132,34 @@ class _Trial:
         state = algorithm.begin(draw(dimension))
         kept = [_copy(state)]
         for _ in range(min(_ROUNDS, self.config.rounds)):
-            matrix = draw(self.config.n, dimension)
-            state = self._round(algorithm, state, matrix, reuse)
-            matrix.zero_()  # as the next round's vectors overwrite it
+            asked = algorithm.participants(state)
+            rows = draw(len(asked.nodes), dimension)
+            state = self._round(algorithm, state, asked, rows, reuse)
+            rows.zero_()  # as the next round's vectors overwrite it
             kept.append(_copy(state))
         return kept
 
-    def _round(self, algorithm: Algorithm, state: State, matrix: Tensor, reuse: bool) -> State:
-        num_honest, before = self.config.num_honest, _copy(state)
-        asked = algorithm.participants(state)
+    def _round(
+        self, algorithm: Algorithm, state: State, asked: Participants, rows: Tensor, reuse: bool
+    ) -> State:
+        nodes, before = asked.nodes, _copy(state)
         self.compare(state.round, asked, algorithm.participants(bare_state(state.round)))
         algorithm.request(state)
-        sent = matrix.clone()
-        rows = {node: algorithm.receive(state, node, matrix[node]) for node in asked.nodes}
-        self._check_unwritten("receive", matrix, sent)
-        for node, row in rows.items():
-            matrix[node] = row
-        given = matrix.clone()
-        honest = [node for node in asked.nodes if node < num_honest]
+        sent = rows.clone()
+        found = [algorithm.receive(state, node, row) for node, row in zip(nodes, rows)]
+        self._check_unwritten("receive", rows, sent)
+        for row, new in zip(rows, found):
+            row.copy_(new)
+        given = rows.clone()
+        honest = [node for node in nodes if node < self.config.num_honest]
         shown = Revealed({}, state.attack)
-        if len(honest) < len(asked.nodes):
-            shown = algorithm.reveal(state, honest, matrix[honest], asked.f)
+        if len(honest) < len(nodes):
+            shown = algorithm.reveal(state, honest, rows[: len(honest)], asked.f)
             algorithm.past_vectors(state)
-        aggregated = algorithm.aggregate(state, asked.nodes, asked.f, matrix)
-        self._check_unwritten("aggregate", (matrix, _copy(state)), (given, before))
-        after = algorithm.advance(
-            state, asked.nodes, matrix, aggregated, shown.memory, reuse=reuse
-        )  # fmt: skip
-        self._check_unwritten("advance", matrix, given)
+        aggregated = algorithm.aggregate(state, nodes, asked.f, rows)
+        self._check_unwritten("aggregate", (rows, _copy(state)), (given, before))
+        after = algorithm.advance(state, nodes, rows, aggregated, shown.memory, reuse=reuse)
+        self._check_unwritten("advance", rows, given)
         if not reuse:
             self._check_unwritten("advance without reuse", _copy(state), before)
         return after

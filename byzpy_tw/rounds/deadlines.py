@@ -5,7 +5,8 @@
 2. While a node moves it has no deadline but the end of the round; its new server is asked as
    any other.  A node without a server is lost after ``--replace-timeout``, over all rounds.
 3. A node of a suspect server gets one heartbeat more: its server answers by then, or is lost.
-4. More late nodes than the fault budget covers: the round is extended once.
+4. More late nodes than spare ones replace and the fault budget covers: the round is extended once.
+   A node that replaces another has as much time as that one had, from when it is asked.
 5. An alarm that rings too late shows that this process was stopped or busy.  Answers may be
    unread, so no node is late before the heartbeat has told which servers are suspect.
 
@@ -58,7 +59,7 @@ class Deadlines(Generic[S]):
     _placement: Placement
     _server_of: Callable[[int], S | None]  # where a node's vector is taken from now
     began: float
-    watched: range = range(0)  # nodes that are waited for now
+    watched: Sequence[int] = ()  # nodes that are waited for now
     _end: float = field(init=False)  # the round ends then, whatever happens
     _asked: dict[int, S] = field(factory=dict, init=False)  # node -> server asked last
     _due: dict[int, float] = field(factory=dict, init=False)  # node -> when it is late
@@ -77,12 +78,16 @@ class Deadlines(Generic[S]):
         """Note that `nodes` are asked for their vectors on `server`."""
         timeout = self._config.round_timeout
         if honest:
-            seconds = timeout / 2 if self.round.honest_asked < self.round.n else timeout
+            seconds = timeout / 2 if self.round.byzantine_asked else timeout
         else:
             seconds = max(self.began + timeout - now, timeout / 2)
         due = min(now + seconds, self._end)
         for node in nodes:
             self._asked[node], self._due[node] = server, due
+
+    def was_asked(self, node: int) -> bool:
+        """Tell whether `node` was asked on the server that it lives on."""
+        return node in self._asked
 
     def unassign(
         self, nodes: Iterable[int], since: Mapping[int, float],
@@ -97,7 +102,7 @@ class Deadlines(Generic[S]):
         """
         nodes = [node for node in nodes if self.round.is_awaited(node)]
         refuse_now = [n for n in nodes if not (self._placement.failover and may_return(n))]
-        if len(self.round.refusals) + len(refuse_now) > self.round.f:
+        if self.round.charged(len(refuse_now)) > self.round.tolerated:
             refuse_now = []
         waiting = [node for node in nodes if node not in refuse_now]
         for node in waiting:
@@ -131,9 +136,10 @@ class Deadlines(Generic[S]):
             self._paused_until = now + max(GRACE, SUSPECT_AFTER * self._config.heartbeat)
             return AlarmActions()
         late, unassigned = self._overdue(now)
-        refused = len(self.round.refusals) + len(late) + len(unassigned)
+        refused = self.round.charged(len(late) + len(unassigned))
         unresponsive = self._find_unresponsive(late)
-        if not late or refused <= self.round.f or now >= self._end or self._extended:
+        covered = refused <= self.round.tolerated
+        if not late or covered or now >= self._end or self._extended:
             return AlarmActions(unassigned=unassigned, late=late, unresponsive=unresponsive)
         self._extended = True
         self._due |= dict.fromkeys(late, min(now + self._config.replace_timeout, self._end))

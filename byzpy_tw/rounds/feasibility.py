@@ -60,6 +60,8 @@ def check_feasibility(
             return Feasibility(rule=config.aggregator, uncomputable="needs --root-examples")
         whys = [aggregation.pipeline(size.f).computable(size.n) for size in sizes]
         most_f = _most(aggregation, min(size.n for size in sizes))
+        if config.weights != "equal" and not aggregation.pipeline(config.f).takes_weights:
+            whys = [f"takes no weights (--weights {config.weights})"]
         if why := next(filter(None, whys), None):
             return Feasibility(rule=config.aggregator, uncomputable=why, most_f=most_f)
         gaps = [aggregation.pipeline(size.f).guarantee(size.n) for size in sizes]

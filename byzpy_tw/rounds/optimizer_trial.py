@@ -34,10 +34,10 @@ def try_optimizer(config: RunConfig, registry: Registry, rules: ResolvedRules) -
         _try_schedule(config, rules, registry.owner("schedule", config.lr_schedule))
     if registry.is_foreign("optimizer", config.optimizer):
         with global_random.hold_generators():
-            _try_steps(config, registry)
+            _try_steps(config, registry, rules.lr)
 
 
-def _try_steps(config: RunConfig, registry: Registry) -> None:
+def _try_steps(config: RunConfig, registry: Registry, lr: float) -> None:
     who = registry.owner("optimizer", config.optimizer)
 
     def make() -> Optimizer:
@@ -47,10 +47,10 @@ def _try_steps(config: RunConfig, registry: Registry) -> None:
         return made
 
     def steps(optimizer: Optimizer) -> Tensor:
-        return _steps(optimizer, config, who)
+        return _steps(optimizer, config, who, lr)
 
     first = check_draws(steps, make(), make, who, ", so no run could be repeated")
-    if not torch.equal(first, _steps(make(), config, who, spoil=True)):
+    if not torch.equal(first, _steps(make(), config, who, lr, spoil=True)):
         raise BrokenPlugin(
             f"{who} keeps the vector that it stepped along, whose memory is used again: keep "
             "vector.clone() in the entries of state"
@@ -64,7 +64,9 @@ def _try_steps(config: RunConfig, registry: Registry) -> None:
         )
 
 
-def _steps(optimizer: Optimizer, config: RunConfig, who: str, *, spoil: bool = False) -> Tensor:
+def _steps(
+    optimizer: Optimizer, config: RunConfig, who: str, lr: float, *, spoil: bool = False
+) -> Tensor:
     """Return the parameters after some steps; `spoil` each vector after its step."""
     stream = seeds.stream(config.seed, "trial of the optimizer")
 
@@ -80,13 +82,13 @@ def _steps(optimizer: Optimizer, config: RunConfig, who: str, *, spoil: bool = F
         vector, state = draw(), {**state}
         given = vector.clone()
         with plugin_call(who, BadRuleOutput):
-            optimizer.step(parameters, vector, state, config.lr, round)
+            optimizer.step(parameters, vector, state, lr, round)
         if not torch.equal(given, vector):
             raise BadRuleOutput(f"{who} wrote to the vector that it steps along; work on a copy")
         if not bool(torch.isfinite(parameters).all()):
             raise BadRuleOutput(
-                f"{who} steps to parameters that are not finite, along finite vectors with "
-                f"--lr {config.lr:g}"
+                f"{who} steps to parameters that are not finite, along finite vectors with the "
+                f"learning rate {lr:g}"
             )
         if spoil:
             vector.zero_()

@@ -3,11 +3,14 @@
 It does no I/O: it is told which servers are up, and decides which nodes go where.  Node i's
 home is server i mod k of those listed.  While that one is away another server has the node;
 failover never gives a server more nodes than its cap.
+
+Where rounds ask some nodes only, those of a round are placed when it begins (`place`), and of the
+others nothing is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from attrs import define, field, frozen
 
@@ -23,23 +26,31 @@ class ServerState:
 
 @define
 class Placement:
-    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list."""
+    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list.
+
+    Without `all_placed` no node is placed until a round asks it.
+    """
 
     servers: tuple[str, ...]
     nodes: int
     cap: int | None = None  # nodes on one server
     failover: bool = True  # whether nodes may live away from home
+    all_placed: bool = True
     up: set[str] = field(factory=set, init=False)
     full: set[str] = field(factory=set, init=False)  # servers that take no more nodes
     # None for an unassigned node: its home is away, and no other may have it or has room.
     server_of: dict[int, str | None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.server_of = dict.fromkeys(range(self.nodes))
+        self.server_of = dict.fromkeys(range(self.nodes if self.all_placed else 0))
 
     def home_server(self, node: int) -> str:
         """Return the server that has `node` when all are up."""
         return self.servers[node % len(self.servers)]
+
+    def home_nodes(self, server: str) -> range:
+        """Return the nodes whose home is `server`, placed or not."""
+        return range(self.servers.index(server), self.nodes, len(self.servers))
 
     def nodes_on(self, server: str | None) -> list[int]:
         """Return the nodes that live on `server`, in order."""
@@ -66,7 +77,16 @@ class Placement:
         self.full.add(server)
         self.server_of.update({n: None for n in nodes if self.server_of[n] == server})
 
-    def assign_unassigned(self) -> dict[str, list[int]]:
+    def place(self, nodes: Iterable[int], avoided: Container[str] = ()) -> dict[str, list[int]]:
+        """Assign `nodes` anew, as far as there is room, and forget all others.
+
+        Servers that are `avoided` get what no other takes.  Returns the nodes of each server.
+        """
+        self.server_of = dict.fromkeys(nodes)
+        self.full.clear()
+        return self.assign_unassigned(avoided)
+
+    def assign_unassigned(self, avoided: Container[str] = ()) -> dict[str, list[int]]:
         """Assign unassigned nodes as far as there is room; return the new nodes of each server.
 
         A node goes to its home if that is up, else to the server with the fewest nodes, the
@@ -81,6 +101,8 @@ class Placement:
             candidates = [self.home_server(node)]
             if self.failover:
                 candidates += sorted(load, key=load.__getitem__)  # stable: as listed
+                if avoided:
+                    candidates.sort(key=lambda server: server in avoided)
             for server in candidates:
                 if server not in load or server in self.full:
                     continue

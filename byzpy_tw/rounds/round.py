@@ -2,13 +2,15 @@
 
 A `Round` is fed with events and answers questions; it does no I/O and knows no clock.
 
-1. It begins by expecting every participant: all nodes, or those that the algorithm asks.
+1. It begins by expecting every participant: all nodes, or those that the algorithm asks.  One that
+   is absent is replaced by the next of `Round.spare`, if there is one, which is expected then.
 2. `accept` and `refuse` note each node's outcome, once.  Later events of the same node are
    ignored, since a peer chooses how often it speaks.
 3. `expire` ends the wait: a node that has said nothing is late.  Nodes on probation are
    refused from the start; `answered_on_probation` has those of them that answered well after all.
 4. `mark_not_asked` is for nodes that could not be asked: no fault of theirs.
-5. `verdict` weighs the refusals against the fault budget, `Round.f`: how many are tolerated.
+5. `verdict` weighs the refusals against the fault budget, `Round.tolerated`.  A node that was
+   replaced costs nothing: its row is there.
 
 Proof of fault (malformed, wrong size, not finite while others are finite) lowers the rule's f:
 that node is out.  A late or lost node leaves f as it is while the rule can be computed, since
@@ -43,6 +45,11 @@ class Reason(str, Enum):
     def proves_fault(self) -> bool:
         """Tell whether the node is proven faulty, and not merely its server slow."""
         return self in (Reason.MALFORMED, Reason.NOT_FINITE)
+
+    @property
+    def is_absence(self) -> bool:
+        """Tell whether the node was asked and sent nothing that could be judged."""
+        return not self.proves_fault and self is not Reason.NOT_ASKED
 
 
 @frozen
@@ -82,29 +89,68 @@ class Round:
     num_honest: int
     num_byz: int
     f: int
-    probation: frozenset[int] = frozenset()
+    probation: frozenset[int] = frozenset()  # of the nodes that are asked
     participants: Sequence[int] = ()  # in order; by default all nodes
+    spare: Sequence[int] = ()  # that take the places of absent ones, in this order
+    rows: int | None = None  # that the rule is given always, also those of earlier rounds
+    replacements: dict[int, int] = field(factory=dict, init=False)  # node -> the one in its place
+    local_steps: bool = False  # whether nodes step, and may diverge, in round 0 too
     answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
-    _awaited: set[int] = field(init=False)
-    honest_asked: int = field(init=False)  # how many participants are honest
-    _honest_awaited: int = field(init=False)  # how many of the awaited nodes are honest
+    _on_probation: frozenset[int] = field(init=False)  # all of them
+    _awaited: set[int] = field(factory=set, init=False)
+    honest_asked: int = field(default=0, init=False)  # how many of the nodes asked are honest
+    byzantine_asked: int = field(default=0, init=False)  # and how many are not
+    _honest_awaited: int = field(default=0, init=False)  # how many of the awaited are honest
     _accepted: set[int] = field(factory=set, init=False)
     refusals: dict[int, Refusal] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.participants:
-            self.participants = range(self.num_honest + self.num_byz)
-        self._awaited = set(self.participants)
-        self.honest_asked = sum(node < self.num_honest for node in self.participants)
-        self._honest_awaited = self.honest_asked
-        self.probation &= self._awaited
-        for node in self.probation:
+            self.participants = range(self.population)
+        self._on_probation, self.probation = self.probation, frozenset()
+        self._expect(self.participants)
+
+    def _expect(self, nodes: Sequence[int]) -> None:
+        """Await `nodes`, which are asked; those on probation are refused at once."""
+        honest = sum(node < self.num_honest for node in nodes)
+        self.honest_asked += honest
+        self.byzantine_asked += len(nodes) - honest
+        self._honest_awaited += honest
+        self._awaited.update(nodes)
+        found = self._on_probation.intersection(nodes)
+        self.probation |= found
+        for node in sorted(found):
             self.refuse(node, Reason.PROBATION, "failed before, and is not waited for")
 
     @property
     def n(self) -> int:
-        """Return the number of participants."""
+        """Return the number of participants, without those in the place of others."""
         return len(self.participants)
+
+    @property
+    def population(self) -> int:
+        """Return the number of the run's nodes, which may be more than the participants."""
+        return self.num_honest + self.num_byz
+
+    @property
+    def candidates(self) -> Sequence[int]:
+        """Return the nodes that may be asked: the participants, and then those to replace them."""
+        return (*self.participants, *self.spare) if self.spare else self.participants
+
+    @property
+    def asked(self) -> list[int]:
+        """Return the nodes that are asked, in order."""
+        return sorted([*self.participants, *self.replacements.values()])
+
+    @property
+    def tolerated(self) -> int:
+        """Return how many may fail: one at least must answer, whatever rows are kept."""
+        return self.f if self.rows is None else min(self.f, self.n - 1)
+
+    def charged(self, more: int = 0) -> int:
+        """Return the refusals that nobody replaces, where `more` awaited nodes are absent."""
+        left = len(self.spare) - len(self.replacements)
+        return len(self.refusals) - len(self.replacements) + max(0, more - left)
 
     def is_awaited(self, node: int) -> bool:
         """Tell whether the outcome of `node` is open."""
@@ -122,9 +168,14 @@ class Round:
             self._accepted.add(node)
 
     def refuse(self, node: int, reason: Reason, detail: str = "") -> None:
-        """Leave `node` out of this round."""
-        if self._decide(node):
-            self.refusals[node] = Refusal(node, reason, detail)
+        """Leave `node` out of this round; the next of the spare nodes takes its place if absent."""
+        if not self._decide(node):
+            return
+        self.refusals[node] = Refusal(node, reason, detail)
+        if reason.is_absence and len(self.replacements) < len(self.spare):
+            spare = self.spare[len(self.replacements)]
+            self.replacements[node] = spare
+            self._expect([spare])
 
     def _decide(self, node: int) -> bool:
         """Await `node` no more; return whether it was awaited."""
@@ -191,16 +242,18 @@ class Round:
         """Return how to go on, now that every outcome is known."""
         if self.diverged:  # before the first step a learning rate has done nothing
             advice = "the model or its data is broken from the start"
-            if self.number:
-                advice = "the model has diverged; try a smaller --lr"
+            if self.number or self.local_steps:
+                advice = "the model has diverged; try a smaller learning rate"
             return Halt(
                 f"round {self.number}: {self.excess_attackers}over half of the "
                 f"{self.honest_asked} honest nodes' vectors are not finite: {advice}"
                 f"{self._cause()}",
                 diverged=True,
             )
-        refused, nodes = len(self.refusals), self.usable
-        if refused > self.f:
+        refused, nodes = self.charged(), self.usable
+        if not self.honest_asked and not nodes:  # no attack without honest rows: no step is made
+            return Proceed((), self.f)
+        if refused > self.tolerated:
             what = self._describe_excess()
         else:
             f, why = self._rule_f(computable)
@@ -215,7 +268,7 @@ class Round:
     @property
     def excess_attackers(self) -> str:
         """Words to begin a sentence, where more participants are Byzantine than are tolerated."""
-        count = self.n - self.honest_asked
+        count = self.byzantine_asked
         if count <= self.f:
             return ""
         return f"{count} Byzantine nodes are more than f = {self.f} (use fewer, or a larger --f); "
@@ -229,13 +282,17 @@ class Round:
         were = "was" if unasked == 1 else "were"
         left = f"; {unasked} more {were} not asked" if unasked else ""
         tolerated = f"f = {self.f} are tolerated"
-        if len(failed) <= self.f:  # no honest vector came, so Byzantine nodes were not asked
+        if self.replacements:
+            tolerated = f"{len(self.replacements)} of them were replaced, {tolerated} besides"
+        elif len(failed) <= self.f:  # no honest vector came, so Byzantine nodes were not asked
             tolerated = f"all of those that were asked (f = {self.f})"
         return f"{len(failed)} of {self._asked_nodes} failed, {tolerated} ({listed}{more}{left})"
 
     @property
     def _asked_nodes(self) -> str:
-        what = "nodes" if self.n == self.num_honest + self.num_byz else "participants"
+        if self.replacements:
+            return f"{len(self.asked)} participants"
+        what = "nodes" if self.n == self.population else "participants"
         return f"n = {self.n} {what}"
 
     def _refusals_for(self, *reasons: Reason) -> list[Refusal]:
@@ -261,7 +318,8 @@ class Round:
         if self._refusals_for(Reason.LOST):
             advice.append("bring back the servers that were lost")
         if self._refusals_for(Reason.LATE):
-            advice.append("nodes that are only slow need a larger --round-timeout")
+            fewer = ", or fewer local steps" if self.local_steps else ""
+            advice.append(f"nodes that are only slow need a larger --round-timeout{fewer}")
         if self._refusals_for(Reason.MALFORMED, Reason.NOT_FINITE) and not advice:
             advice.append("look at the data of these nodes, and at what runs on their servers")
         return "".join(f"; {words}" for words in advice)
@@ -273,7 +331,9 @@ class Round:
 
     def _rule_f(self, computable: Computable) -> tuple[int | None, str | None]:
         """Return f for the nodes that are not refused; None, and why, where there is none."""
-        refused = len(self.refusals)
+        if self.rows is not None:
+            return self.f, computable(self.rows, self.f)
+        refused = self.charged()
         proven = sum(r.reason.proves_fault for r in self.refusals.values())
         why = None
         # Lateness lowers f only where the rule could not be computed otherwise.

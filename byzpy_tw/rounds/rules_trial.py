@@ -8,11 +8,12 @@ for everyone else.  The methods of a plugin's attack that the trainer calls are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
@@ -41,8 +42,21 @@ def try_rules(config: RunConfig, registry: Registry, rules: ResolvedRules, dimen
     `dimension` is the model's.  Rules that work at that size alone, and are too large to be
     tried, are taken as they are.
     """
+    config = _of_a_sample(config, rules)
     with global_random.hold_generators():
         at_trial_size(config, dimension, partial(_try_all, config, registry, rules))
+
+
+def _of_a_sample(config: RunConfig, rules: ResolvedRules) -> RunConfig:
+    """Return `config` with the nodes of one round alone, where rounds are sampled."""
+    if rules.participation.sampling is None or rules.participation.keeps:
+        return config
+    (size,) = rules.participation.sizes
+    byzantine = max(size.byzantine, min(1, config.num_byz))
+    return evolve(
+        config, num_honest=max(1, size.n - byzantine), num_byz=byzantine, f=size.f,
+        participants=None, over_sample=0, min_servers=None, max_nodes_per_server=None,
+    )  # fmt: skip
 
 
 def at_trial_size(config: RunConfig, dimension: int, attempt: Callable[[int], None]) -> None:
@@ -60,19 +74,20 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
     texts = [("pre-aggregator", text) for text in config.pre_aggregator]
     texts.append(("aggregator", config.aggregator))
     rows = [_rows(config, dimension, number) for number in (0, 1)]
+    contexts = [_context(config, number, rules) for number in (0, 1)]
     for place, (kind, text) in enumerate(texts):
         make = partial(_make_rule, config, registry, place)
         try:
             if registry.is_foreign(kind, text):
-                rows = _try_rule(registry.owner(kind, text), kind, make, config, rows)
+                rows = _try_rule(registry.owner(kind, text), kind, make, contexts, rows)
             elif kind == "aggregator":
                 break
             else:
-                rows = [_apply(kind, make(), r, _context(config, i)) for i, r in enumerate(rows)]
+                rows = [_apply(kind, make(), *pair) for pair in zip(rows, contexts, strict=True)]
         except TooManyByzantine:  # of fewer rows than there are: the run will tell
             break
     if isinstance(rules.attack, PluginAttack):
-        _try_methods(config, registry, dimension)
+        _try_methods(config, registry, rules, dimension)
 
 
 def _make_rule(config: RunConfig, registry: Registry, place: int) -> Any:
@@ -99,7 +114,11 @@ def check_draws(
 
 
 def _try_rule(
-    who: str, kind: str, make: Callable[[], Any], config: RunConfig, rows: list[Tensor]
+    who: str,
+    kind: str,
+    make: Callable[[], Any],
+    contexts: Sequence[seeds.Context],
+    rows: list[Tensor],
 ) -> list[Tensor]:
     """Return both `rows` as the rule of `make` transforms them."""
 
@@ -107,7 +126,7 @@ def _try_rule(
         given, call = rows[number].clone(), plugin_call(who, BadRuleOutput)
         try:
             with call:
-                answer = _apply(kind, rule, given, _context(config, number))
+                answer = _apply(kind, rule, given, contexts[number])
         except BadRuleOutput as e:  # of the checks of outputs, which do not know whose they are
             named = call.replaced is not None
             raise e if named else BadRuleOutput(f"{who}: {e}") from e.__cause__
@@ -139,7 +158,9 @@ def _try_rule(
     return [first, other]
 
 
-def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
+def _try_methods(
+    config: RunConfig, registry: Registry, rules: ResolvedRules, dimension: int
+) -> None:
     """Have the attack choose and measure, as the trainer has it do each round."""
 
     def make() -> PluginAttack:
@@ -150,9 +171,8 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
         honest = _rows(config, dimension, number)[: config.num_honest]
         given = honest.clone()
         pipeline = Aggregation(config, registry).pipeline(config.f)
-        known = Knowledge.for_attack(
-            attack, given, context=_context(config, number, pipeline=pipeline), state={}, memory={}
-        )
+        context = _context(config, number, rules, pipeline=pipeline)
+        known = Knowledge.for_attack(attack, given, context=context, state={}, memory={})
         if not torch.equal(given, honest):
             raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
         pieces = (known.one, known.strength)
@@ -181,10 +201,15 @@ def _rows(config: RunConfig, dimension: int, number: int) -> Tensor:
     return torch.from_numpy(stream.standard_normal((config.n, dimension), dtype="float32"))
 
 
-def _context(config: RunConfig, number: int, pipeline: object = None) -> seeds.Context:
+def _context(
+    config: RunConfig, number: int, rules: ResolvedRules, pipeline: object = None
+) -> seeds.Context:
     nodes = range(config.n if pipeline is None else config.num_honest)
+    weights = rules.aggregation.node_weights
     last = max(1, config.rounds - 1)  # what is done only later is done then
     return seeds.Context(
         seed=config.seed, round=last if number else 0, nodes=tuple(nodes), n=config.n, f=config.f,
         byzantine=config.num_byz, pipeline=pipeline,
+        weights=None if weights is None else weights.of_rows(nodes),
+        node_weights=None if weights is None or pipeline is None else weights.shares.clone(),
     )  # fmt: skip

@@ -165,7 +165,7 @@ class NodeScheduler:
         """
         if node in self._delayed or len(self._delayed) * vector.nbytes >= MAX_HELD_BYTES:
             return
-        seconds = self.host.nodes[node].attack.seconds
+        seconds = self.host.attack_of(node).seconds
         if seconds is None:
             seconds = 2 * self.host.spec.patience
 
@@ -316,7 +316,7 @@ class _AttackRound:
         if behaviour == Behaviour.SLOW:
             scheduler._send_late(node, vector, round, self._send)
             return
-        age = host.nodes[node].attack.age if behaviour == Behaviour.REPLAY else 0
+        age = host.attack_of(node).age if behaviour == Behaviour.REPLAY else 0
         scheduler.check_round(round)
         await self._send(node, [vector], 0.0, max(0, round - age))
 

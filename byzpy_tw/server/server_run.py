@@ -84,6 +84,7 @@ class ServerRun:
     _incoming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
     _pieces: dict[str, Tensor] = field(factory=dict, init=False)
     _knowledge_bytes: int = field(default=0, init=False)  # allocated for this round's pieces
+    _asked: set[int] = field(factory=set, init=False)  # registered nodes, in this round
     _attack_rounds: list[int] = field(factory=list, init=False)  # of attacks being computed
 
     @property
@@ -143,7 +144,7 @@ class ServerRun:
 
     def _check_past(self, header: Header) -> str:
         """Return the name of a node's past; raises `BadFrame` for one that was not expected."""
-        node, d = self.host.nodes.get(header.index), self.host.dimension
+        node, d = self.host.node(header.index), self.host.dimension
         if node is None or node.attack is None or PAST not in self.host.pieces:
             raise BadFrame(f"the past of node {header.index} was not expected")
         if header.elements != d or header.dtype is not self.host.wire:
@@ -190,6 +191,7 @@ class ServerRun:
         if round > over:
             arrivals, self._arrivals = self._arrivals, RoundArrivals()
             self._pieces, self._knowledge_bytes, self._scheduler.round = {}, 0, round
+            self._asked = set()
             arrivals.fail(BadRequest(f"round {over} is over: round {round} has begun"))
 
     def _install(self, round: int) -> None:
@@ -265,7 +267,7 @@ class ServerRun:
             raise BadRequest("the run has no tensor stream yet")
         seen: set[int] = set()
         for node in nodes:
-            here = self.host.nodes.get(node)
+            here = self.host.node(node)
             if here is None or here.spec.honest is not honest:
                 kind = "honest" if honest else "Byzantine"
                 raise BadRequest(f"node {node} is no {kind} node of this server")
@@ -274,7 +276,17 @@ class ServerRun:
             seen.add(node)
         self._begin(round)
         self._scheduler.check_round(round)
+        self._check_asked(seen)
         return self._arrivals.wait("parameters")
+
+    def _check_asked(self, nodes: set[int]) -> None:
+        """Raise `BadRequest` where more registered nodes are asked in this round than was said."""
+        if (all_nodes := self.host.registered) is None:
+            return
+        asked = self._asked | nodes
+        if len(asked) > all_nodes.most:
+            raise BadRequest(f"{len(asked)} nodes asked in a round, of {all_nodes.most} at most")
+        self._asked = asked
 
     def _send_vector(
         self, node: int, pieces: Sequence[Tensor], loss: float, round: int

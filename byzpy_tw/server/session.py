@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 MAX_ENDED_RUNS = 16  # of a connection, whose names are remembered
 # The commands that a run needs before its first round.
-_OPENING = tuple(c.wire_command.commandName for c in (commands.OpenRun, commands.SpawnNodes))
+_OPENING = tuple(
+    c.wire_command.commandName
+    for c in (commands.OpenRun, commands.SpawnNodes, commands.RegisterNodes)
+)
 
 
 class Session(ServerConnection):
@@ -52,6 +55,7 @@ class Session(ServerConnection):
                 commands.OpenRun: self.open_run,
                 commands.OpenStream: self.open_stream,
                 commands.SpawnNodes: self.spawn_nodes,
+                commands.RegisterNodes: self.register_nodes,
                 commands.Compute: self.compute,
                 commands.Attack: self.attack,
                 commands.CloseRun: self.close_run,
@@ -211,7 +215,7 @@ class Session(ServerConnection):
         )  # fmt: skip
 
     def _log_hosted(self, run: ServerRun, nodes: Sequence[NodeSpec]) -> None:
-        total = len(run.host.nodes)
+        total = run.host.size
         self.log_event(
             f"run {run.name}: {len(nodes)} nodes begin here, of {total} in all",
             "nodes-hosted", run=run.name, nodes=[spec.node for spec in nodes],
@@ -225,7 +229,7 @@ class Session(ServerConnection):
         self.log_event(
             f"run {run.name} closed: {run.end_reason}; {far}",
             "run-closed", run=run.name, why=run.end_reason, rounds=run.rounds_served,
-            vectors=run.vectors_sent, nodes=len(run.host.nodes), seconds=seconds,
+            vectors=run.vectors_sent, nodes=run.host.size, seconds=seconds,
             bytes_received=received, bytes_sent=sent,
         )  # fmt: skip
 
@@ -275,6 +279,28 @@ class Session(ServerConnection):
             self._log_hosted(run, request.nodes)
         return commands.SpawnNodesAnswer(len(host.nodes), host.digests_of(attacks))
 
+    async def register_nodes(self, request: commands.RegisterNodes) -> commands.RegisterNodesAnswer:
+        run, host = self._run(request.run), self._run(request.run).host
+        attacks = [] if request.attack is None else [request.attack]
+        self._check_node_limit(request.most - host.size)
+        await self.server.prepare_attacks(host, attacks)
+        if self._run(request.run) is not run:
+            raise UnknownRun(f"run {request.run[:40]!r} was closed")
+        before = host.size
+        self._check_node_limit(request.most - before)
+        host.register(request.most, request.attack)
+        self.server.nodes += host.size - before
+        if host.size != before:
+            self._log_registered(run)
+        return commands.RegisterNodesAnswer(host.digests_of(attacks))
+
+    def _log_registered(self, run: ServerRun) -> None:
+        spec, most = run.host.spec, run.host.size
+        self.log_event(
+            f"run {run.name}: any of {spec.n} nodes may be asked here, {most} in a round at most",
+            "nodes-registered", run=run.name, registered=spec.n, total=most,
+        )  # fmt: skip
+
     def _check_node_limit(self, nodes: int) -> None:
         total, most = self.server.nodes + nodes, self.server.limits.nodes
         if total > most:
@@ -320,7 +346,7 @@ class Session(ServerConnection):
     def _close(self, name: str, why: str) -> None:
         run = self.runs.pop(name)
         self.server.runs -= 1
-        self.server.nodes -= len(run.host.nodes)
+        self.server.nodes -= run.host.size
         self.server.tickets.revoke(run)
         run.close(why)
         self.server.trimmer.schedule()

@@ -77,6 +77,11 @@ def export(results: StudyResults, losses: Losses, day: str) -> Export:
 def _check(results: StudyResults, planned: Sequence[PlannedRun]) -> None:
     """Raise `ConfigError` where ByzFL's files cannot tell the runs apart, or have no metric."""
     first, plan = planned[0].config, results.plan
+    if any(run.config.local_steps is not None for run in planned):
+        raise ConfigError(
+            f"ByzFL's files of {toml_key('algorithm')} {first.algorithm} are not written: export "
+            "runs of dsgd"
+        )
     for name in (*plan.varying, *plan.study.derive):
         values = {getattr(run.config, name) for run in planned}
         if name not in _TOLD and len(values) > 1:

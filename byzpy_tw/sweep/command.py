@@ -25,6 +25,7 @@ from byzpy_tw.plugins.plugin_files import read_plugin_files
 from byzpy_tw.processes.launcher import Launcher
 from byzpy_tw.records.folder import CELLS, lock_folder, read_run, to_json
 from byzpy_tw.records.initial_values import identify_initial_values
+from byzpy_tw.records.weights_file import identify_weights
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep.blocks import summary_lines
 from byzpy_tw.sweep.byzfl_export import check_folder, export, write_export
@@ -179,8 +180,11 @@ def plan_of(study: Study, registry: Registry) -> Plan:
     check_values(study)
     _, base = next(configurations(study))
     base = identify_initial_values(base)
-    if base.init_sha256 is not None:
-        study = evolve(study, options={**study.options, "init_sha256": base.init_sha256})
+    if len(study.values_of("weights")) == 1:  # several are told apart by their paths
+        base = identify_weights(base)
+    for name in ("init_sha256", "weights_sha256"):
+        if (digest := getattr(base, name)) is not None:
+            study = evolve(study, options={**study.options, name: digest})
     pre = study.values_of("pre_aggregator") or ((),)
     chains = [
         " | ".join([*before, rule])

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.plugins.naming import parse
+from byzpy_tw.plugins.signatures import RATE
 from byzpy_tw.sweep.study import RULE_OPTIONS, Axis, Study
+from byzpy_tw.workers.local_steps import FEDAVG
 
 # A setting in which the undefended mean collapses under one attack, and each rule has
 # another that it suffers from most, in half a minute for sixteen runs.  At length, and
@@ -72,7 +75,7 @@ def default_study(
     for option, values in (("attacks", attacks), ("aggregators", defences), ("seeds", seeds)):
         if not values:
             raise ConfigError(f"--{option}: nothing is given")
-    options = with_location({**DEFAULT_OPTIONS, **given})
+    options = with_location({**_defaults_beside(given), **given})
     options.setdefault("f", options["num_byz"])
     if options["num_byz"] == 0:
         raise ConfigError("--num-byz 0: a sweep is about attacks; give it a Byzantine node")
@@ -82,6 +85,13 @@ def default_study(
         Axis(("seed",), tuple((seed,) for seed in dict.fromkeys(seeds))),
     )
     return Study(options=options, axes=axes)
+
+
+def _defaults_beside(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sweep's own defaults, without a learning rate that `given` has no use for."""
+    federated = parse(given.get("algorithm", "dsgd")).name == FEDAVG
+    own = federated or RATE in parse(given.get("optimizer", "sgd")).parameters
+    return {name: value for name, value in DEFAULT_OPTIONS.items() if not (own and name == "lr")}
 
 
 def with_location(options: Mapping[str, Any]) -> dict[str, Any]:

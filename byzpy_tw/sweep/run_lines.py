@@ -27,17 +27,24 @@ MANY_RUNS, FEW_ROUNDS = 1000, 100
 
 def default_records(runs: Sequence[PlannedRun]) -> str:
     """Return how `runs` are recorded if nothing else is asked for."""
-    short = all(run.config.rounds <= FEW_ROUNDS and run.config.init is None for run in runs)
+    short = all(run.config.rounds <= FEW_ROUNDS and not _copied(run) for run in runs)
     return LINES if len(runs) >= MANY_RUNS and short else FOLDERS
 
 
 def check_records(records: str, runs: Sequence[PlannedRun]) -> None:
     """Raise `ConfigError` where `runs` cannot be recorded so."""
-    if records == LINES and any(run.config.init is not None for run in runs):
+    if records == LINES and (names := next(filter(None, map(_copied, runs)), "")):
         raise ConfigError(
-            f"--records {LINES} leaves no folder for the copy of --init's values that a run "
+            f"--records {LINES} leaves no folder for the copy of {names} that a run "
             f"keeps: use --records {FOLDERS}"
         )
+
+
+def _copied(run: PlannedRun) -> str:
+    """Return which of its files `run` keeps a copy of, in words; empty for none."""
+    if run.config.init is not None:
+        return "--init's values"
+    return "" if run.config.weights_file is None else "the file of --weights"
 
 
 @define(eq=False)

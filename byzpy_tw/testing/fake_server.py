@@ -53,6 +53,7 @@ class FakeServer:
     sink: Sink | None = None
     spawned: list[int] = field(factory=list)
     calls: list[tuple[str, int, tuple[int, ...]]] = field(factory=list)
+    registered: int = 0  # nodes that a round may ask
     closed: bool = False
 
     async def _begin(self, command: str) -> None:
@@ -74,6 +75,13 @@ class FakeServer:
         if len(self.spawned) + len(nodes) > self.room:
             raise LimitExceeded("no room")
         self.spawned += [node.node for node in nodes]
+        return None
+
+    async def register(self, most: int, attack: str | None) -> Collection[str] | None:
+        await self._begin("register")
+        if most > self.room:
+            raise LimitExceeded("no room")
+        self.registered = most
         return None
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:

@@ -29,7 +29,7 @@ from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.server_interface import RunFingerprint, Server
 from byzpy_tw.trainer.startup import Startup, exclusion
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.spec import NodeSpec, node_specs
+from byzpy_tw.workers.spec import node_spec
 
 
 @frozen(eq=False)
@@ -44,6 +44,7 @@ class Terms:
     local_data: bool  # whether each server may have data of its own
     devices: Sequence[str] = ()  # that nodes of earlier rounds were computed on
     attack: str = ""  # digest of the attack's trial, where a plugin has it
+    most_asked: int | None = None  # nodes of the largest round, where not all nodes are asked
     data_digests: Mapping[str, str] = field(factory=dict)  # of servers that took part before
 
 
@@ -56,7 +57,6 @@ class Cluster:
     collector: Collector
     _reactor: ITrainerReactor
     handle: Callable[[events.Incident], None]
-    nodes: Sequence[NodeSpec] = field(init=False)
     placement: Placement = field(init=False)
     # Called with a server and nodes that have just come to live on it.
     on_assigned: Callable[[Server, list[int]], None] = field(init=False)
@@ -75,9 +75,6 @@ class Cluster:
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
-        self.nodes = node_specs(
-            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
-        )
         self._by_name = {entry.name: entry for entry in self.entries}
         self._handshake = Handshake(
             config, self.terms.registry, lambda line: self.handle(events.DifferenceFound(line))
@@ -85,7 +82,9 @@ class Cluster:
         # The trainer's own process takes all nodes.
         cap = None if config.in_process else config.max_nodes_per_server
         failover = config.failover == "on" and not self.terms.local_data
-        self.placement = Placement(tuple(self._by_name), len(self.nodes), cap, failover)
+        self.placement = Placement(
+            tuple(self._by_name), config.n, cap, failover, all_placed=self.terms.most_asked is None
+        )
         self.on_joined = lambda entry: None
         self.ignore_assignments()
 
@@ -138,6 +137,15 @@ class Cluster:
             expected = attrs.evolve(expected, digest=known or opened.digest)
         handshake.check_opened(server.name, opened, expected, exact=entry.same_bits, local=local)
         entry.data_digest = opened.digest
+        if terms.most_asked is not None:
+            await self._register(entry, terms.most_asked)
+
+    async def _register(self, entry: ServerEntry, most: int) -> None:
+        """Let rounds ask up to `most` nodes of `entry`, any of the run's."""
+        assert entry.server is not None
+        attack = self.terms.attack if entry.same_bits else ""
+        await self._handshake.register(entry.server, most, attack, entry.plugins)
+        entry.registered = most
 
     def _check_single(self, entry: ServerEntry, server: Server) -> None:
         """Raise `BadAddress` where another entry's server is the same process."""
@@ -149,9 +157,16 @@ class Cluster:
     async def _spawn(self, entry: ServerEntry, nodes: Sequence[int]) -> None:
         """Spawn those of `nodes` on `entry` that are not there yet."""
         assert entry.server is not None
+        if self.terms.most_asked is not None:
+            if (asked := len(self.placement.nodes_on(entry.name))) > entry.registered:
+                await self._register(entry, asked)
+            return
         new = [node for node in nodes if node not in entry.spawned_nodes]
         if new:
-            specs = [self.nodes[node] for node in new]
+            config = self.terms.config
+            specs = [
+                node_spec(node, honest=config.num_honest, attack=config.attack) for node in new
+            ]
             attack = self.terms.attack if entry.same_bits else ""
             await self._handshake.spawn(entry.server, specs, attack, entry.plugins)
             entry.spawned_nodes.update(new)
@@ -180,18 +195,45 @@ class Cluster:
             if len(nodes) < len(displaced):
                 self._returning.append(entry)
 
-    def home_nodes(self, entry: ServerEntry) -> list[int]:
+    async def place(self, nodes: Sequence[int]) -> None:
+        """Give each of `nodes`, those of the next round, a server, where not all are asked.
+
+        What was known of other nodes is forgotten.  A server that was lost too often gets its nodes
+        back once it is trusted again.
+        """
+        if self.terms.most_asked is None:
+            return
+        before, now = list(self.placement.server_of), clock.seconds(self._reactor)
+        found = self.placement.place(nodes, {entry.name for entry in self._returning})
+        for node in set(before).difference(nodes):
+            self.collector.release(node)
+        since, last = self.unassigned_since, self._last_entry
+        self.unassigned_since, self._last_entry = {}, {}
+        for node in self.placement.unassigned:
+            self.collector.assign(node, None)
+            self.unassigned_since[node] = since.get(node, now)
+            if node in last:
+                self._last_entry[node] = last[node]
+        await gather_all(
+            [self._provision(self._by_name[s], there, tell=False) for s, there in found.items()]
+        )
+
+    def home_nodes(self, entry: ServerEntry) -> Sequence[int]:
         """Return the nodes that live on `entry` when all servers are up."""
-        placement = self.placement
-        return [n for n in placement.server_of if placement.home_server(n) == entry.name]
+        return self.placement.home_nodes(entry.name)
 
     def servers(self) -> list[Server]:
         """Return the servers that are up."""
         return [entry.server for entry in self.entries if entry.up and entry.server is not None]
 
-    def assignments(self) -> list[tuple[str, list[NodeSpec]]]:
-        """Return each server's name and the nodes that live there now."""
-        return [(s.name, [self.nodes[node] for node in s.nodes]) for s in self.server_states()]
+    def assignments(self) -> dict[str, Sequence[int]]:
+        """Return the nodes of each server at the start: where not all are asked, their homes."""
+        if self.terms.most_asked is None:
+            return {state.name: state.nodes for state in self.server_states()}
+        return {
+            entry.display_name or name: self.home_nodes(entry) if entry.up else ()
+            for name, entry in self._by_name.items()
+        }
 
     def server_states(self) -> list[ServerState]:
         """Return each server's name, the nodes that live there now, and whether it is up."""
@@ -257,8 +299,8 @@ class Cluster:
         if left:
             self.on_unassigned(left, why)
 
-    async def _provision(self, entry: ServerEntry, nodes: list[int]) -> None:
-        """Have `nodes`, which are to live on `entry`, spawned there and asked."""
+    async def _provision(self, entry: ServerEntry, nodes: list[int], *, tell: bool = True) -> None:
+        """Have `nodes`, which are to live on `entry`, spawned there; `tell` that they are there."""
         server = entry.server
         nodes = [node for node in nodes if self.placement.server_of[node] == entry.name]
         if server is None or not nodes:
@@ -271,14 +313,14 @@ class Cluster:
         except ByzpyTwError as e:
             if len(nodes) > 1 and isinstance(e, (LimitExceeded, ServerBusy)):
                 for half in (nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]):
-                    await self._provision(entry, half)  # there may be room for some
+                    await self._provision(entry, half, tell=tell)  # there may be room for some
             elif entry.server is server and entry.up:
                 # It has no room, say.  Its own nodes stay there.
                 self.handle(events.NodesRefused(tuple(nodes), entry.name, str(e)))
                 self.placement.mark_full(entry.name, nodes)
                 self._assign_unassigned(nodes, f"{entry.name}: {e}")
             return
-        if here:
+        if here and tell:
             self.handle(events.NodesMoved(tuple(here), entry.name))
             self.on_assigned(server, here)
 

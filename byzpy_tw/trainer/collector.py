@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
 import torch
@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import Header
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.rounds.round_rows import RoundRows
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -38,21 +39,21 @@ UNREQUESTED_BASE = 100  # frames that a server may send late or twice in a round
 
 @define(eq=False)
 class Collector:
-    """Receives all servers' vectors into one ``(n, d)`` matrix; implements `server_interface.Sink`.
+    """Receives all servers' vectors into the rows of a round; implements `server_interface.Sink`.
 
     `allocate` gives a frame memory, or drops it.  `vector_received` has the whole vector's norm
     taken, in the pool if it is long.  By its norm the node is accepted or refused.
     """
 
-    matrix: Tensor
+    rows: RoundRows
     _reactor: ITrainerReactor
     _pool: Executor
     _wire: torch.dtype = torch.float32  # of vectors as they come
     late_answer_seconds: float = 60.0  # from a round's beginning: later answers do not readmit
-    _rows: tuple[Tensor, ...] = field(init=False)
     _round_lock: threading.Lock = field(factory=threading.Lock, init=False)
     _servers: dict[int, Server | None] = field(factory=dict, init=False)  # node -> its server
-    _receiving: dict[Server, int] = field(factory=dict, init=False)  # server -> node it sends
+    # server -> the node that it sends, and the number of the row that this is received into
+    _receiving: dict[Server, tuple[int, int | None]] = field(factory=dict, init=False)
     # node -> the server that a late vector of it comes from, and its memory
     _late: dict[int, tuple[Server, Tensor]] = field(factory=dict, init=False)
     _times: dict[int, float] = field(factory=dict, init=False)  # round -> when it began
@@ -72,16 +73,15 @@ class Collector:
 
     log = Logger()
 
-    def __attrs_post_init__(self) -> None:
-        # A received vector must not look like a plugin's writing to the rows that it was shown:
-        # so rows have versions of their own (see `plugin_code.untouched`).
-        self._rows = tuple(row.data for row in self.matrix.unbind(0))
-
     def assign(self, node: int, server: Server | None) -> None:
         """Take vectors of `node` from `server` alone, or from none; drop an incomplete one."""
         self._servers[node] = server
         if node not in self._complete:
             self._buffers.pop(node, None)
+
+    def release(self, node: int) -> None:
+        """Forget where `node` lives, which no round asks for now."""
+        self._servers.pop(node, None)
 
     def forget(self, server: Server) -> None:
         """Note that nothing more comes from `server`."""
@@ -91,14 +91,14 @@ class Collector:
     def server_of(self, node: int) -> Server | None:
         return self._servers.get(node)
 
-    def nodes_on(self, server: Server, among: range) -> list[int]:
+    def nodes_on(self, server: Server, among: Iterable[int]) -> list[int]:
         """Return those of `among` that live on `server`, in order."""
         return [node for node in among if self._servers.get(node) is server]
 
     def row_is_free(self, node: int) -> bool:
         """Tell whether no vector, not even an earlier round's, is being received into its row."""
         server = self._servers.get(node)
-        return server is None or self._receiving.get(server) != node
+        return server is None or self._receiving.get(server, (None, None))[0] != node
 
     def has_vector(self, node: int) -> bool:
         """Tell whether a complete vector of `node` is here, judged or not."""
@@ -108,10 +108,23 @@ class Collector:
         """Take vectors for `round` from now on."""
         with self._round_lock:
             self.round = round
+            self.rows.begin(round.candidates, self._taken_rows(round.candidates))
         self._buffers, self._complete, self._stale, self._unrequested = {}, set(), {}, Counter()
         self.norms, self.losses, self.decided_at = {}, {}, {}
         self._times[round.number] = self._now()
         self._times.pop(round.number - REMEMBERED, None)
+
+    def _taken_rows(self, nodes: Sequence[int]) -> set[int]:
+        """Return the rows that none of `nodes` may have: earlier vectors are received into them.
+
+        There are none where each of these rows would be a node's on the same server, whose own
+        vector comes after that.
+        """
+        rows = [(row, server) for server, (_, row) in self._receiving.items() if row is not None]
+        own = all(
+            row < len(nodes) and self._servers.get(nodes[row]) is server for row, server in rows
+        )
+        return set() if own else {row for row, _ in rows}
 
     def wait_until(self, enough: Callable[[Round], bool]) -> Deferred[None]:
         """Fire when `enough` holds of the round; one wait at a time."""
@@ -156,28 +169,29 @@ class Collector:
         if round is None or header.round > round.number:
             raise BadFrame(f"a vector of round {header.round}, which has not begun")
         lives_there = self._servers.get(node) is server
-        if not lives_there and (header.round == round.number or node not in self._servers):
+        if not lives_there and (header.round == round.number or node >= round.population):
             raise BadFrame(f"a vector of node {node}, which is not on {server.name}")
         late = header.round < round.number
         if late or not lives_there or not round.wants(node) or node in self._buffers:
             return self._drop(server, round, header, lives_there and late)
         self._buffers[node] = None
         if not self._fits(header):
-            d, dtype = self.matrix.shape[1], header.dtype
+            d, dtype = self.rows.dimension, header.dtype
             why = f"{header.elements} elements of {dtype}, expected {d} of {self._wire}"
             round.refuse(node, Reason.MALFORMED, why)
             self.decided_at[node] = self._now()
             # Not from inside the parser of a frame that has only begun.
             self._reactor.callLater(0, self._check_wait)
             return None
-        self._receiving[server] = node
-        if self._wire is self.matrix.dtype:
-            return self._rows[node]
+        if self._wire is self.rows.memory.dtype:
+            self._receiving[server] = node, self.rows.index(node)
+            return self.rows.row(node)
+        self._receiving[server] = node, None
         self._buffers[node] = buffer = torch.empty(header.elements, dtype=self._wire)
         return buffer
 
     def _fits(self, header: Header) -> bool:
-        return header.elements == self.matrix.shape[1] and header.dtype is self._wire
+        return header.elements == self.rows.dimension and header.dtype is self._wire
 
     def _drop(self, server: Server, round: Round, header: Header, late: bool) -> Tensor | None:
         """Count an unrequested frame; only a `late` vector that can readmit its node gets memory.
@@ -217,7 +231,7 @@ class Collector:
             if memory is not None and origin is server and lives_there:
                 self._accept_late(node, memory)
             return
-        row, buffer = self._rows[node], self._buffers.get(node)
+        row, buffer = self.rows.row(node), self._buffers.get(node)
         self._buffers[node] = None
         self._complete.add(node)
 

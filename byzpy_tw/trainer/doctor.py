@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
-from byzpy_tw.algorithms.participation import RoundSize
+from byzpy_tw.algorithms.participation import Participation, RoundSize
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
@@ -36,7 +36,7 @@ from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules, round_
 from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.text import clean_value
-from byzpy_tw.trainer.gradient_timer import advise_micro_batch
+from byzpy_tw.trainer.gradient_timer import NODES, advise_micro_batch
 from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
@@ -48,7 +48,7 @@ from byzpy_tw.trainer.server_interface import Server
 from byzpy_tw.transports.table import find_transport
 from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.device import open_device
-from byzpy_tw.workers.spec import NodeSpec, node_specs
+from byzpy_tw.workers.spec import NodeSpec, node_spec
 
 WAIT = 5.0  # seconds for the answers that a healthy server gives at once
 READING = 60.0  # and for the data here
@@ -74,6 +74,7 @@ class Doctor:
     advice: list[str] = field(factory=list, init=False)
     servers: list[ServerCheck] = field(factory=list, init=False)
     sizes: Sequence[RoundSize] = field(default=(), init=False)  # of the run's rounds
+    participation: Participation | None = field(default=None, init=False)  # without an error
     budget: list[Feasibility] = field(factory=list, init=False)
     here: Prepared | None = field(default=None, init=False)
     until: str | None = field(default=None, init=False)  # the last day of the keys here
@@ -89,7 +90,9 @@ class Doctor:
         config = self.config
         with self._noting_errors():
             self.warnings += unused_notices(config)
-            self.warnings += guarantee_notices(resolve_rules(config, self.registry))
+            rules = resolve_rules(config, self.registry)
+            self.participation = rules.participation
+            self.warnings += guarantee_notices(rules)
         may_open = not self.troubles
         with self._noting_errors():
             self._check_folder()
@@ -146,22 +149,31 @@ class Doctor:
             self.until = keys.keys.until
             self.warnings += keys.keys.warnings
         beat = min(config.heartbeat, self.wait)
-        specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        placement = Placement(tuple(map(str, addresses)), config.n, cap)
+        most = None if self.participation is None else self.participation.asked
+        sampled = most is not None and most < config.n
+        placement = Placement(tuple(map(str, addresses)), config.n, cap, all_placed=False)
         for address in addresses:
             placement.add_server(str(address))
-        assigned = placement.assign_unassigned() if addresses else {}
+        assigned: dict[str, list[int]] = {}
+        if addresses:
+            # One node is asked, and where rounds ask some the others are not there.
+            assigned = placement.place(range(len(addresses)) if sampled else range(config.n))
         for address in addresses:
             transport = find_transport(address.scheme, self.registry)
             server = RemoteServer(address, self._reactor, beat, keys=keys, transport=transport)
-            nodes = [specs[node] for node in assigned.get(str(address), ())]
+            nodes = [self._spec(node) for node in assigned.get(str(address), ())]
             # A Byzantine node, where the server has none at first and failover may bring one.
             may_come = moves and config.num_byz
-            spare = specs[-1] if may_come and all(node.honest for node in nodes) else None
+            lacks = may_come and all(node.honest for node in nodes)
+            spare = self._spec(config.n - 1) if lacks else None
             check = ServerCheck(
-                server, self._handshake, nodes, spare, self.wait, may_open, self._reactor
-            )
+                server, self._handshake, nodes, spare, self.wait, may_open,
+                most if sampled else None, self._reactor,
+            )  # fmt: skip
             self.servers.append(check)
+
+    def _spec(self, node: int) -> NodeSpec:
+        return node_spec(node, honest=self.config.num_honest, attack=self.config.attack)
 
     @property
     def _has_local_data(self) -> bool:
@@ -183,7 +195,7 @@ class Doctor:
         try:
             with self._noting_errors():
                 self.here = await preparing.addTimeout(READING, self._reactor)
-                self.warnings += self.here.warnings
+                self.warnings += [*self.here.messages, *self.here.warnings]
         except TimeoutError:
             self.busy = True
             self.troubles.append(
@@ -255,7 +267,7 @@ class Doctor:
         if not self.servers and here is not None:
             config, registry = self.config, self.registry
             device, threads = open_device(config.device), config.threads or cores()
-            nodes = node_specs(honest=config.num_honest, byzantine=0, attack=config.attack)
+            nodes = [self._spec(node) for node in range(min(config.num_honest, NODES))]
             make = partial(
                 InProcessServer, self._reactor, self._pool, threads, registry, here, device
             )
@@ -282,10 +294,20 @@ class Doctor:
             "budget": {
                 "n": config.n,
                 "f": config.f,
+                **self._sampling_plain(),
                 "rounds": [{"n": size.n, "f": size.f} for size in self.sizes],
                 "rules": [asdict(r) for r in self.budget],
             },
         }
+
+    def _sampling_plain(self) -> dict[str, Any]:
+        if self.participation is None or self.participation.sampling is None:
+            return {}
+        sampling = self.participation.sampling
+        found = {"participants": sampling.size, "over_sample": sampling.spare}
+        if self.participation.keeps:
+            return found
+        return {**found, "sufficient": sampling.budget is not None, "excess": sampling.excess}
 
     def _here_plain(self) -> dict[str, Any]:
         config, folder, prepared = self.config, self.folder, self.here
@@ -312,11 +334,13 @@ class Doctor:
                 prepared.evaluator.dimension,
                 config.num_honest if config.worker_momentum else 0,
             )
+            if self.participation is not None and self.participation.keeps:
+                kept = config.n
             found |= {
                 "checkpoint_bytes": 4 * d * (2 + kept),  # without the memory of rules
                 "data_digest": prepared.digest,
                 "examples": [len(prepared.dataset.train), len(prepared.dataset.test)],
-                "shards": [min(prepared.shards), max(prepared.shards)],
+                "shards": [int(prepared.shards.min()), int(prepared.shards.max())],
                 "dimension": d,
                 "instructions": prepared.environment.instructions,
             }

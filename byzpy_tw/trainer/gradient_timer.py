@@ -114,7 +114,8 @@ async def advise_micro_batch(
     if better is None:
         return None
     now, then = seconds[current], seconds[better]
+    what = "gradients" if spec.local_steps is None else "updates"
     return (
         f"--micro-batch-size {better} would be {now / then:.1f} times as fast ({len(nodes)} "
-        f"gradients in {1000 * then:.3g} ms, not {1000 * now:.3g}); it changes the bits of a run"
+        f"{what} in {1000 * then:.3g} ms, not {1000 * now:.3g}); it changes the bits of a run"
     )

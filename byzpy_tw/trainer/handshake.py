@@ -5,7 +5,7 @@ Each difference is one error that names the server, the cause and the cure.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -14,7 +14,14 @@ from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherR
 
 from byzpy_tw.config.run_config import RunConfig, added_options
 from byzpy_tw.config.validators import flag
-from byzpy_tw.errors import BadAddress, BadRequest, MissingPlugin, ServerDiffers, UnknownName
+from byzpy_tw.errors import (
+    BadAddress,
+    BadRequest,
+    MissingPlugin,
+    ServerDiffers,
+    ServerUnreachable,
+    UnknownName,
+)
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 from byzpy_tw.text import clean_value
@@ -134,7 +141,8 @@ class Handshake:
             kinds = ("dataset", "model", "partition", "task")
             raise self._missing(server, e, kinds, plugins) or e from e
         except BadRequest as e:
-            newer = sorted(spec.newer_fields())
+            options = {f.metadata["node_field"]: f.name for f in attrs.fields(RunConfig)}
+            newer = sorted(options[name] for name in spec.newer_fields())
             if not newer:
                 raise
             raise BadRequest(
@@ -200,8 +208,34 @@ class Handshake:
 
         `attack` is the digest that the trial of the run's attack must have there, if known.
         """
+        await self._compare_attack(server, server.spawn(nodes), attack, plugins)
+
+    async def register(
+        self, server: Server, most: int, attack: str = "", plugins: Plugins | None = None
+    ) -> None:
+        """Have all nodes of the run on `server`, of which a round asks at most `most`; see `spawn`.
+
+        A server of byzpy_tw 0.1, which spawns each node, hangs up.
+        """
+        text = self.config.attack if self.config.num_byz else None
         try:
-            digests = await server.spawn(nodes)
+            await self._compare_attack(server, server.register(most, text), attack, plugins)
+        except ServerUnreachable as e:
+            raise ServerUnreachable(
+                f"{e}; where rounds ask {most} of {self.config.n} nodes a server of byzpy_tw 0.1 "
+                "hangs up: has it the trainer's version?"
+            ) from e
+
+    async def _compare_attack(
+        self,
+        server: Server,
+        answer: Awaitable[Collection[str] | None],
+        attack: str,
+        plugins: Plugins | None,
+    ) -> None:
+        """Compare the digests of the trials of attacks that `server` answers with `attack`."""
+        try:
+            digests = await answer
         except UnknownName as e:
             raise self._missing(server, e, ("attack",), plugins) or e from e
         if attack and digests and set(digests) != {attack}:

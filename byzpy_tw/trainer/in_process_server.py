@@ -71,6 +71,12 @@ class InProcessServer:
             host.spawn(node)
         return host.digests_of(attacks)
 
+    async def register(self, most: int, attack: str | None) -> Collection[str]:
+        host, attacks = self._scheduler.host, [] if attack is None else [attack]
+        await defer_to_pool(self._reactor, self._pool, host.prepare_attacks, attacks)
+        host.register(most, attack)
+        return host.digests_of(attacks)
+
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         # Rounds begin when the one before is decided.  A node that was late in it may still be
         # computing; its vector is dropped as stale.

@@ -15,15 +15,18 @@ from attrs import asdict, define, evolve, field
 
 import byzpy_tw
 from byzpy_tw import models
+from byzpy_tw.algorithms.node_weights import NodeWeights
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BrokenPlugin, UnsuitableData, UnsuitableModel
+from byzpy_tw.errors import BrokenPlugin, RunDirectoryError, UnsuitableData, UnsuitableModel
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.initial_values import use_initial_values
+from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.records.schema import ROUND_FIELDS
+from byzpy_tw.records.weights_file import differing_weights, weights_of
 from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
@@ -39,7 +42,7 @@ from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.precision import check_precision
-from byzpy_tw.workers.shards import check_shard, make_shards
+from byzpy_tw.workers.shards import check_shards, make_shards, sizes_of
 from byzpy_tw.workers.tasks import task_of
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
@@ -55,12 +58,14 @@ class Prepared:
     digest: str  # of the data
     environment: Environment
     trial_outcome: TrialOutcome
-    shards: Sequence[int]  # their sizes
+    shards: numpy.ndarray  # their sizes
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
     chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
     init: str | None = None  # digest of the initial values, where a file gives them
     data_root: Path = Path()
+    weights: NodeWeights | None = None  # of the nodes, where these are not equal
+    messages: Sequence[str] = ()  # for the user, of what is as it was asked for
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -81,6 +86,7 @@ class Prepared:
             "metrics": [asdict(metric) for metric in self.metrics],
             "chance": dict(self.chance),
             **({} if self.init is None else {"init": self.init}),
+            **({} if self.weights is None else {"weights": self.weights.describe()}),
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": self.trial_outcome.trial.to_dict(),
@@ -102,7 +108,11 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
     """Return what the user must know about participation, and about a guarantee that is missing."""
     config, notices = rules.config, []
     if asked := rules.participation.describe(config):
-        notices.append(f"--algorithm {config.algorithm}: {asked}")
+        option = f"--algorithm {config.algorithm}"
+        if config.participants is not None:
+            option = f"--participants {config.participants}"
+        notices.append(f"{option}: {asked}")
+    notices += _empty_rounds(rules)
     if config.num_byz > config.f and not rules.outnumbered:
         notices.append(
             f"{config.num_byz} Byzantine nodes are more than f = {config.f}: no rule is asked to "
@@ -112,6 +122,39 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
         why = f"{config.pipeline}: {rules.missing_guarantee}"
         notices.append(f"no guarantee: {why} (--strict makes this an error)")
     return notices
+
+
+def _empty_rounds(rules: ResolvedRules) -> list[str]:
+    """Return a line where rounds are to be expected that ask Byzantine nodes alone."""
+    config, sampling = rules.config, rules.participation.sampling
+    if sampling is None or rules.participation.keeps:
+        return []
+    expected = sampling.without_honest(config.num_byz)
+    if expected < 0.01:
+        return []
+    return [
+        f"about {expected:.2g} of {config.rounds} rounds draw Byzantine nodes alone: their attack "
+        "sees no honest vector then, and no step is made"
+    ]
+
+
+def budget_notices(rules: ResolvedRules, resumed: ResumePoint) -> list[str]:
+    """Return the budget of a sample in a run that is `resumed` with another number of rounds."""
+    config, sampling = rules.config, rules.participation.sampling
+    saved = resumed.description.get("config")
+    before = saved.get("rounds") if isinstance(saved, dict) else None
+    if sampling is None or rules.participation.keeps or type(before) is not int or before < 1:
+        return []
+    if before == config.rounds:
+        return []
+    old, new = evolve(sampling, rounds=before).f, sampling.f
+    is_now = f"stays f = {new}" if old == new else (
+        f"is f = {new} from round {resumed.round} on, and was {old} before"
+    )  # fmt: skip
+    return [
+        f"--participants {config.participants}: with --rounds {config.rounds} in the place of "
+        f"{before} the budget of a round {is_now}"
+    ]
 
 
 def prepare_data(
@@ -131,13 +174,16 @@ def prepare_data(
         check_precision(config.precision, rules.aggregation.device.place)
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
-    for i, shard in enumerate(shards):
-        check_shard(i, len(shard), spec)
+    check_shards(shards, spec)
+    sizes = sizes_of(shards)
+    weights = _begin_weights(config, sizes.tolist(), folder, recorded)
+    messages = rules.use_weights(weights)
     check_model(spec, registry, data, root=root)
     begun = time.perf_counter()
     outcome, warnings = _try_model(config, registry, data, shards)
     model = make_model(spec, registry, data, checked=True, root=root)
     dimension = sum(leaf.numel() for _, leaf in models.trainable.trained_parameters(model))
+    rules.check_memory(dimension)
     rules.check_remembered(dimension)
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
@@ -149,13 +195,23 @@ def prepare_data(
     rules.make_root_set(data, outcome, root)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
     evaluator = Evaluator.of_run(spec, model, data, outcome, who)
-    device, sizes = rules.aggregation.device.description, [len(shard) for shard in shards]
+    device = rules.aggregation.device.description
     here = environment(registry, probe=probe(), device=device, threads=threads)
     task = parse(task_of(spec, registry, data)).name
     return Prepared(
         data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
-        evaluator.chance(), init, root,
+        evaluator.chance(), init, root, weights, messages,
     )  # fmt: skip
+
+
+def _begin_weights(
+    config: RunConfig, sizes: Sequence[int], folder: Path | None, recorded: Mapping[str, Any]
+) -> NodeWeights | None:
+    """Return the nodes' weights; `RunDirectoryError` where a run on record began with others."""
+    weights = weights_of(config, sizes, folder, recorded, keep=True)
+    if why := differing_weights(weights, recorded):
+        raise RunDirectoryError(f"the run was begun with other weights: {why}")
+    return weights
 
 
 def _try_model(

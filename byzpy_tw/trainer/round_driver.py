@@ -5,11 +5,12 @@
 2. A node whose server is lost is asked again on its next server, in the same round.
 3. `Deadlines` decides which nodes are late; here the alarm is set and its consequences are
    carried out.
+4. A node that replaces an absent one is asked as soon as that is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from attrs import define, field
@@ -40,6 +41,7 @@ class RoundDriver:
     _attack_input: AttackInput | None = field(default=None, init=False)
     _sent: set[Server] = field(factory=set, init=False)  # that have the parameters
     _missing_told: bool = field(default=False, init=False)
+    _replaced: int = field(default=0, init=False)  # absent nodes whose replacements were asked
     _alarm: IDelayedCall | None = field(default=None, init=False)
 
     def begin(self) -> None:
@@ -63,18 +65,18 @@ class RoundDriver:
 
     async def collect_honest(self) -> None:
         """Wait until the outcome of each honest node is known."""
-        nodes = range(self._config.num_honest)
+        nodes = [n for n in self.round.candidates if n < self.round.num_honest]
         self._ask(nodes)
-        await self._until(lambda r: r.honest_complete, nodes)
+        await self._until(lambda r: r.honest_complete)
 
     async def collect_byzantine(self, attack_input: AttackInput) -> None:
-        """Wait until the outcome of each Byzantine node is known."""
+        """Wait until the outcome of each Byzantine node, and of each in its place, is known."""
         self._attack_input = attack_input
-        nodes = range(self._config.num_honest, self._config.n)
+        nodes = [n for n in self.round.candidates if n >= self.round.num_honest]
         self._ask(nodes)
-        await self._until(lambda r: r.complete, nodes)
+        await self._until(lambda r: r.complete)
 
-    def _ask(self, nodes: range) -> None:
+    def _ask(self, nodes: Sequence[int]) -> None:
         for server in self._cluster.servers():
             self.on_assigned(server, self._collector.nodes_on(server, nodes))
 
@@ -128,15 +130,41 @@ class RoundDriver:
         for node in nodes:
             self._collector.refuse(node, Reason.LOST, why)
 
-    async def _until(self, enough: Callable[[Round], bool], nodes: range) -> None:
+    async def _until(self, enough: Callable[[Round], bool]) -> None:
+        """Wait until `enough` holds, and ask the nodes that replace absent ones meanwhile."""
+        nodes = self.round.candidates
+        if self._attack_input is None:  # before they may be asked, others have no deadline
+            nodes = [node for node in nodes if node < self.round.num_honest]
         self._deadlines.watched = nodes
-        done = self._collector.wait_until(enough)
-        self._arm()
         try:
-            await done
+            while True:
+                self._ask_replacements()
+                done = self._collector.wait_until(lambda r: enough(r) or self._has_replacements(r))
+                self._arm()
+                await done
+                if not self._has_replacements(self.round):
+                    break
         finally:
-            self._deadlines.watched = range(0)
+            self._deadlines.watched = ()
             self._arm()
+
+    def _has_replacements(self, round: Round) -> bool:
+        return len(round.replacements) > self._replaced
+
+    def _ask_replacements(self) -> None:
+        """Ask the nodes that replace absent ones, but for those that were asked with the others.
+
+        A Byzantine one is asked once the attack's knowledge is there.
+        """
+        while self._has_replacements(self.round):
+            new = [*self.round.replacements.values()][self._replaced :]
+            self._replaced += len(new)
+            homes, server_of = self._cluster.placement.server_of, self._collector.server_of
+            if away := [node for node in new if homes[node] is None]:
+                self.on_unassigned(away, "its server is away")
+            new = [node for node in new if not self._deadlines.was_asked(node)]
+            for server in self._cluster.servers():
+                self.on_assigned(server, [node for node in new if server_of(node) is server])
 
     def _arm(self) -> None:
         """Set the alarm for the next deadline of the watched nodes, if there is one."""

@@ -71,6 +71,7 @@ class GatheredRound:
     attack_memory: Mapping[str, Any]  # once the round is done
     costly_failures: frozenset[int]  # nodes whose failure the round has waited for
     told_f: int | None  # the rules' f, as the attack was told, where it was shown anything
+    unseen: Sequence[int] = ()  # honest nodes that answered once the attack had been shown others
 
 
 @frozen(eq=False)
@@ -158,9 +159,12 @@ class RoundRunner:
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
         asked = await self._participants()
+        await self.cluster.place((*asked.nodes, *asked.spare))
         round = Round(
-            number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes
-        )
+            number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes,
+            asked.spare, asked.rows,
+            config.local_steps is not None,
+        )  # fmt: skip
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
@@ -172,20 +176,20 @@ class RoundRunner:
                 await self._receive(round.honest_accepted)
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
-            attacked = round.honest_asked < round.n
-            if attacked and not round.diverged and round.honest_accepted:
+            before_attack = round.honest_accepted
+            shows = bool(before_attack) or asked.rows is not None
+            if round.byzantine_asked and not round.diverged and shows:
                 told_f = round.told_f(computable)
                 shown = await defer_to_pool(self._reactor, self._pool, self._reveal, round, told_f)
                 attack, past = shown.memory, self.algorithm.past_vectors(self._state)
-                await driver.collect_byzantine(
-                    AttackInput(len(round.honest_accepted), shown.pieces, past)
-                )
-                await self._receive(round.usable[len(round.honest_accepted) :])
+                honest = len(before_attack) if shown.honest is None else shown.honest
+                await driver.collect_byzantine(AttackInput(honest, shown.pieces, past))
+                await self._receive([n for n in round.usable if n not in set(before_attack)])
             else:
-                round.mark_not_asked(range(config.num_honest, config.n), _no_attack(round))
+                round.mark_not_asked(round.participants, _no_attack(round))
         finally:
             driver.end()
-        self.collector.expire(range(config.n))
+        self.collector.expire(round.participants)
         watch.lap("byzantine")
         verdict = round.verdict(computable)
         if isinstance(verdict, Halt):
@@ -195,7 +199,8 @@ class RoundRunner:
                 why += f"; or else {self.task} has a loss that is not finite"
             raise (Diverged if verdict.diverged else BudgetExceeded)(why)
         costly = driver.costly_failures()
-        return GatheredRound(round, verdict, watch, before, attack, costly, told_f)
+        unseen = sorted(set(round.honest_accepted).difference(before_attack))
+        return GatheredRound(round, verdict, watch, before, attack, costly, told_f, unseen)
 
     async def commit(self, gathered: GatheredRound, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.
@@ -227,7 +232,12 @@ class RoundRunner:
         if step.byzantine_weight is not None:
             record["byzantine_weight"] = step.byzantine_weight
         if round.n < self.config.n:
-            record["participants"] = list(round.participants)
+            record["participants"] = round.asked
+        if round.replacements:
+            pairs = round.replacements.items()
+            record["replaced"] = [{"node": node, "by": spare} for node, spare in pairs]
+        if gathered.unseen:
+            record["unseen"] = list(gathered.unseen)
         if events := [*self.recorded_events.take(), *step.events]:
             # Nodes may have moved.
             record["placement"] = {s.name: list(s.nodes) for s in self.cluster.server_states()}
@@ -273,28 +283,27 @@ class RoundRunner:
 
     def _replace_vectors(self, nodes: Sequence[int]) -> None:
         for node in nodes:
-            row = self.collector.matrix[node]
+            row = self.collector.rows.row(node)
             row.copy_(self.algorithm.receive(self._state, node, row))
 
     def _reveal(self, round: Round, f: int) -> Revealed:
         """Return the knowledge that travels in this round, the rules' f being `f`."""
         nodes = round.honest_accepted
-        rows = self.collector.matrix[: round.num_honest]
-        if len(nodes) < round.num_honest:
-            rows = rows[list(nodes)]
+        rows = self.collector.rows.of(nodes)
         with thread_limit(self._threads):
             return self.algorithm.reveal(self._state, nodes, rows, f)
 
     def _advance(self, gathered: GatheredRound, keep: bool) -> _Step:
         """Go from the vectors to the next state, in one visit to the pool; `keep` that state."""
-        round, verdict, matrix = gathered.round, gathered.verdict, self.collector.matrix
+        round, verdict = gathered.round, gathered.verdict
+        rows = self.collector.rows.of(verdict.nodes)
         with thread_limit(self._threads):
-            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, matrix)
+            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, rows)
         gathered.stopwatch.lap("aggregate")
         self.rounds_done = None
         try:
             self._state = self.algorithm.advance(
-                self._state, verdict.nodes, matrix, aggregated, gathered.attack_memory,
+                self._state, verdict.nodes, rows, aggregated, gathered.attack_memory,
                 reuse=True, lent=self._readers > 0,
             )  # fmt: skip
         except Diverged as e:
@@ -315,7 +324,7 @@ class RoundRunner:
             for node in sorted(self.probation.record_success(answered))
         ]
         for node, refusal in round.refusals.items():
-            if refusal.reason in (Reason.PROBATION, Reason.LOST):
+            if refusal.reason in (Reason.PROBATION, Reason.LOST, Reason.NOT_ASKED):
                 continue  # nothing new; not its doing
             why = self.probation.record_failure(node, costly=node in costly_failures)
             if why:

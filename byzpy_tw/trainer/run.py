@@ -44,6 +44,7 @@ from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_
 from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.records.saved_model import check_can_save
+from byzpy_tw.records.weights_file import identify_weights
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.provenance import describe_process
@@ -92,7 +93,7 @@ def prepare_run(
 ) -> PreparedRun:
     """Check `config` and make its folder.  `beneath` are options of a file; see `drop_unused`."""
     config = identify_initial_values(drop_unused(config, registry, beneath))
-    config = resolve_paths(config)
+    config = resolve_paths(identify_weights(config))
     rules = _look_into(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
     directory, resume_point = RunDirectory.create(path), new_resume_point()

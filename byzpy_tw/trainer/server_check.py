@@ -6,7 +6,7 @@ given the nodes that the server would have, and closed again.
 1. `Hello`: whether it is there, its software, its time.
 2. `Ping`, a few times: the round trip.
 3. `OpenRun` and `OpenStream`: its names, limits and data.
-4. `SpawnNodes`: its attacks, and room for its nodes.
+4. `SpawnNodes`, or `RegisterNodes`: its attacks, and room for its nodes.
 5. Parameters, and `Compute` of no nodes, which is answered once they are there: the bandwidth to
    it.  Then one gradient there and back.
 """
@@ -57,6 +57,7 @@ class ServerCheck:
     spare: NodeSpec | None  # one that failover might bring, where it has none of its kind
     seconds: float  # for the answers that a healthy server gives at once
     may_open: bool  # whether a run can be opened, or all is wrong with its configuration
+    most_asked: int | None  # nodes of a round, where not all are asked: `nodes` are some then
     _clock: IReactorTime
     error: ByzpyTwError | None = field(default=None, init=False)
     warnings: list[str] = field(factory=list, init=False)
@@ -142,6 +143,9 @@ class ServerCheck:
         """Have the server build the run and its nodes, and a node that failover may bring."""
         plugins = None if self.environment is None else self.environment.plugins
         self.opened = await self.handshake.open_run(self.server, self._run, self, plugins)
+        if self.most_asked is not None:
+            await self.handshake.register(self.server, self.most_asked, plugins=plugins)
+            return
         await self.handshake.spawn(self.server, self.nodes, plugins=plugins)
         if self.spare is not None:
             try:
@@ -159,9 +163,11 @@ class ServerCheck:
         try:
             await work.addTimeout(self.seconds, self._clock)
         except TimeoutError:
+            local = self.handshake.config.local_steps is not None
             self.warnings.append(
-                f"{self.name}: parameters there and a gradient back took over {self.seconds:g} s: "
-                "a larger --round-timeout may be needed, or a smaller --batch-size or model"
+                f"{self.name}: parameters there and {'an update' if local else 'a gradient'} back "
+                f"took over {self.seconds:g} s: a larger --round-timeout may be needed, or "
+                f"{'fewer local steps' if local else 'a smaller --batch-size or model'}"
             )
 
     async def _transfer(self, vector: Tensor) -> None:

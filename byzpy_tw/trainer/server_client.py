@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import attrs
-import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred, succeed
@@ -102,8 +101,6 @@ class RemoteServer:
     _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames not sent yet
     _unanswered: int = field(default=0, init=False)  # commands of rounds
     _behind: int = field(default=-1, init=False)  # the round that it is left out of
-    # node -> memory of its vectors, the same in every round
-    _memory: dict[int, tuple[Tensor, memoryview]] = field(factory=dict, init=False)
 
     @endpoint.default
     def _make_endpoint(self) -> ServerEndpoint:
@@ -193,6 +190,9 @@ class RemoteServer:
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
         asked = [commands.SpawnNodes(self._run, part) for part in _parts(nodes)]
         return {digest for request in asked for digest in (await self.ask(request)).attacks}
+
+    async def register(self, most: int, attack: str | None) -> set[str]:
+        return set((await self.ask(commands.RegisterNodes(self._run, most, attack))).attacks)
 
     async def ask(self, request: CommandRequest[A], *, seconds: float = ANSWER_SECONDS) -> A:
         """Return the server's answer; raises an error that names the server without one."""
@@ -284,14 +284,7 @@ class RemoteServer:
         if header.kind is not FrameKind.VECTOR or self._sink is None:
             raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
         memory = self._sink.allocate(self, header)
-        if memory is None:
-            return None
-        if memory.dtype is not torch.float32:  # another one each time
-            return bytes_of(memory)
-        known = self._memory.get(header.index)
-        if known is None or known[0] is not memory:
-            known = self._memory[header.index] = memory, bytes_of(memory)
-        return known[1]
+        return None if memory is None else bytes_of(memory)
 
     def frame_received(self, header: Header) -> None:
         if self._pulse is not None:

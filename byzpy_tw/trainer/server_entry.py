@@ -34,6 +34,7 @@ class ServerEntry:
     plugins: Mapping[str, str] = field(factory=dict, init=False)  # that it last told, by version
     same_bits: bool = field(default=False, init=False)  # whether it computes to the same bits
     spawned_nodes: set[int] = field(factory=set, init=False)  # nodes that `server` has
+    registered: int = field(default=0, init=False)  # nodes that a round may ask of `server`
     failed_dials: int = field(default=0, init=False)  # since it last was reliable
     losses: int = field(default=0, init=False)  # since it was up for long
     rounds_up: int = field(default=0, init=False)  # since it is up
@@ -43,7 +44,7 @@ class ServerEntry:
     def begin_join(self) -> Server:
         """Make a new server, and return it to be joined."""
         assert self.server is None, self.name
-        self.server, self.spawned_nodes = self.make_server(), set()
+        self.server, self.spawned_nodes, self.registered = self.make_server(), set(), 0
         return self.server
 
     def mark_up(self) -> None:

@@ -82,6 +82,12 @@ class Server(Protocol):
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str] | None:
         """Have `nodes` there; return the digests of its trials of plugins' attacks, if any."""
 
+    async def register(self, most: int, attack: str | None) -> Collection[str] | None:
+        """Let all nodes of the run be there, of which a round asks at most `most`.
+
+        Byzantine ones have `attack`; returns what `spawn` does.
+        """
+
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         """Begin `round` with ``(d,)`` parameters; fires when `vector` may change.  Never fails."""
 

@@ -38,6 +38,7 @@ from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.absences import Absences, FirstRefusals
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
+from byzpy_tw.rounds.round_rows import make_rows
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -47,7 +48,12 @@ from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.finished_run import check_attack, save_final_model
 from byzpy_tw.trainer.handshake import gather_all
-from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
+from byzpy_tw.trainer.preparation import (
+    Prepared,
+    budget_notices,
+    guarantee_notices,
+    prepare_data,
+)
 from byzpy_tw.trainer.provenance import add_process, begun_at, now
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
@@ -125,7 +131,10 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
+        for line in (
+            *unused_notices(self.config), *guarantee_notices(self.rules),
+            *budget_notices(self.rules, self.resume_point),
+        ):  # fmt: skip
             self.views.notice(line)
         prepared = await defer_to_pool(
             self._reactor, self._pool, prepare_data, self.config, self.registry, self.rules,
@@ -136,6 +145,8 @@ class Training:
             "{run}: the trial before round 0 took {seconds:.3f} s",
             run=self.directory.path.name, seconds=outcome.seconds,
         )  # fmt: skip
+        for line in prepared.messages:
+            self.views.notice(line)
         for line in prepared.warnings:
             self.views.warn(line)
         for line in compare_with_recorded(
@@ -149,9 +160,9 @@ class Training:
         """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
-            torch.zeros(
-                config.n, prepared.evaluator.dimension,
-                pin_memory=self.rules.aggregation.device.pinned,
+            make_rows(
+                self.rules.participation.asked, config.n, len(entries),
+                prepared.evaluator.dimension, pinned=self.rules.aggregation.device.pinned,
             ),
             self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
@@ -204,12 +215,13 @@ class Training:
     def _make_cluster(
         self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
-        config = self.config
+        config, asked = self.config, self.rules.participation.asked
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=is_local(self.registry, config.partition),
             devices=list(self._description.texts_before("devices").values()),
             attack=prepared.attack,
+            most_asked=None if asked == config.n else asked,
             data_digests=self._description.texts_before("data_digests"),
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self._handle)
@@ -227,7 +239,7 @@ class Training:
             ):  # fmt: skip
                 self.views.notice(line)
         await cluster.start()
-        placement = {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
+        placement = cluster.assignments()
         self.views.handle(NodesPlaced(placement, config.num_honest))
         description = self._description.begin(prepared, cluster.entries, placement, self._processes)
         self._summary.metrics = described_metrics(description)

@@ -14,6 +14,8 @@ An epoch is a number of rounds of the run, also of those that a node takes no pa
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from attrs import define, field
 
@@ -22,6 +24,7 @@ from byzpy_tw.workers.spec import RunSpec
 
 DRAWS, KEEP = "draws", "epochs:keep"
 MOST_CACHED = 2**23  # places in permutations of one run, 64 MiB; others are drawn each round
+_ENTRY = 32  # places that an entry takes besides, whose memory is as much
 
 
 def rounds_per_epoch(examples: int, spec: RunSpec) -> int:
@@ -56,6 +59,8 @@ class BatchOrder:
     _spec: RunSpec
     # node -> (examples, epoch), and the permutation
     _permutations: dict[int, tuple[tuple[int, int], np.ndarray]] = field(factory=dict, init=False)
+    _held: int = field(default=0, init=False)  # places in them
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def choose(self, examples: int, node: int, round: int) -> np.ndarray:
         """Return the batch of `node` in `round`: ``(b,)`` int64 places in a shard of `examples`.
@@ -76,8 +81,12 @@ class BatchOrder:
         if found is not None and found[0] == wanted:
             return found[1]
         order = seeds.stream(self._spec.seed, "epoch", node, epoch).permutation(examples)
-        self._permutations[node] = (wanted, order)
-        held = sum(len(order) for _, order in list(self._permutations.values()))
-        if held > MOST_CACHED:
-            self._permutations.clear()
+        with self._lock:
+            if (old := self._permutations.get(node)) is not None:
+                self._held -= len(old[1]) + _ENTRY
+            self._permutations[node] = (wanted, order)
+            self._held += len(order) + _ENTRY
+            if self._held > MOST_CACHED:
+                self._permutations.clear()
+                self._held = 0
         return order

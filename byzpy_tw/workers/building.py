@@ -27,6 +27,8 @@ from byzpy_tw.workers.augmenting import try_augmentation
 from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.workers.local_steps import LocalSteps
+from byzpy_tw.workers.local_training import LocalModel, LocalTraining, share_constants
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
 from byzpy_tw.workers.norm_checks import check_norms
 from byzpy_tw.workers.precision import check_precision
@@ -46,7 +48,7 @@ def build_host(
     held: int = 0,
     dataset: Dataset | None = None,
     trial_outcome: TrialOutcome | None = None,
-    shards: list[np.ndarray] | None = None,
+    shards: Sequence[np.ndarray] | None = None,
 ) -> NodeHost:
     """Return the host of a run, without nodes.
 
@@ -68,8 +70,20 @@ def build_host(
     model = make_model(spec, registry, dataset, checked=True, root=data_root)
     trial_outcome.check_initial(model, registry.owner("model", spec.model))
     model = model.to(device.place)
-    parameters = flat_parameters(model)
-    return NodeHost(spec, dataset, model, parameters, device, trial_outcome, registry, shards)
+    parameters, local = flat_parameters(model), None
+    if spec.local_steps is not None:
+        steps = LocalSteps.parse(spec.local_steps)
+
+        def make_local() -> LocalModel:
+            other = make_model(spec, registry, dataset, checked=True, root=data_root)
+            other = other.to(device.place)
+            share_constants(other, model)
+            return LocalModel.of(other, trial_outcome.needs_copies, bool(steps.momentum))
+
+        local = LocalTraining(steps, parameters, make_local)
+    return NodeHost(
+        spec, dataset, model, parameters, device, trial_outcome, registry, shards, local
+    )
 
 
 def try_run_model(
@@ -122,7 +136,7 @@ def check_model(
 
     Raises `LimitExceeded` for a vector above `most_elements`, and where more than `most_working`
     bytes would be taken by frozen parameters and buffers, beside the `held` ones of other runs, by
-    the activations of a micro-batch, or by the targets of a batch.
+    the parameters of local steps, the activations of a micro-batch, or the targets of a batch.
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
@@ -131,6 +145,7 @@ def check_model(
     _check_length(spec, sized, most_elements)
     if most_working is not None:
         _check_constants(spec, sized, most_working, held)
+        _check_local_models(spec, sized, most_working)
         _check_targets(spec, data, most_working)
         _check_activations(spec, factory, sized, data, most_working)
 
@@ -154,6 +169,20 @@ def _check_constants(spec: RunSpec, sized: nn.Module, most_working: int, held: i
             f"model {spec.model!r} has {needed / 2**20:.0f} MiB of frozen parameters and buffers"
             f"{beside}, over the limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a "
             "server)"
+        )
+
+
+def _check_local_models(spec: RunSpec, sized: nn.Module, most_working: int) -> None:
+    """Raise `LimitExceeded` for too many bytes that local steps keep of one node."""
+    if spec.local_steps is None:
+        return
+    momentum = LocalSteps.parse(spec.local_steps).momentum
+    kept = (2 if momentum else 1) * sum(leaf.nbytes for _, leaf in trained_parameters(sized))
+    if kept > most_working:
+        raise LimitExceeded(
+            f"local steps of model {spec.model!r} keep {kept / 2**20:.0f} MiB for a node, "
+            f"{'the parameters and their momentum' if momentum else 'the parameters'}, over the "
+            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
         )
 
 

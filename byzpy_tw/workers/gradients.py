@@ -88,7 +88,7 @@ class MicroBatches:
     task: Task
     shard: np.ndarray
     node: int
-    round: int
+    round: int  # the batch's number among those of the node
     flip_targets: bool
     join_single: bool = False  # as models with BatchNorm need
     _places: Sequence[slice] = field(init=False)  # of the parts in the batch
@@ -126,9 +126,24 @@ class MicroBatches:
 
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
+        *pieces, loss = self.device.fetch(self._compute(part))
+        return Gradient(tuple(pieces), float(loss))
+
+    def gradient(self) -> Gradient:
+        """Compute the gradient of the whole batch here, and leave it on the device."""
+        total, found = OrderedSum(self.parts), None
+        for part in range(self.parts):
+            *pieces, loss = self._compute(part)
+            found = total.add(part, Gradient(tuple(pieces), float(loss)))
+        assert found is not None
+        return found
+
+    def _compute(self, part: int) -> list[Tensor]:
+        """Return the pieces of the gradient of part `part`, flat, and its loss, on the device."""
         spec, train = self.spec, self.dataset.train
         if not self.weight:  # such as padding alone: its mean loss is not a number
-            return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
+            shapes = [*((leaf.numel(),) for leaf in self.leaves), ()]
+            return [torch.zeros(shape, device=self.device.place) for shape in shapes]
         place = self._places[part]
         examples = take(train.x, self.indices[place])
         if self.dataset.augment is not None:
@@ -149,8 +164,7 @@ class MicroBatches:
                 f"{self.who}: {len(gradients) - len(pieces)} of {len(gradients)} parameters get "
                 "no gradient from the loss"
             )
-        *pieces, loss = self.device.fetch([*pieces, loss])
-        return Gradient(tuple(pieces), float(loss))
+        return [*pieces, loss]
 
 
 @define(eq=False)

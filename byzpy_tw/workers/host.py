@@ -34,10 +34,11 @@ from byzpy_tw.workers.attack_trial import attack_context, try_attack
 from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
+from byzpy_tw.workers.local_training import LocalTraining
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
-from byzpy_tw.workers.shards import check_shard, shard_of
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.shards import check_shard, check_shards, shard_of
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_spec
 
 # Seconds of a core.  Smaller gradients are mostly the interpreter's work; up to `MAX_GROUP`
 # of them are computed in one job of about `JOB_SECONDS`.
@@ -56,6 +57,14 @@ class Node:
     attack: Any = None
 
 
+@frozen
+class Registered:
+    """All nodes of a run, of which a round asks at most `most`; Byzantine ones have `attack`."""
+
+    most: int
+    attack: str | None
+
+
 @define(eq=False)
 class NodeHost:
     """The model, the data and the nodes of one run; made by `build_host`."""
@@ -67,8 +76,10 @@ class NodeHost:
     device: Device
     trial_outcome: TrialOutcome
     _registry: Registry
-    _shards: list[np.ndarray]
-    nodes: dict[int, Node] = field(factory=dict, init=False)
+    _shards: Sequence[np.ndarray]
+    _local: LocalTraining | None = None  # where nodes send updates, not gradients
+    nodes: dict[int, Node] = field(factory=dict, init=False)  # that were spawned
+    registered: Registered | None = field(default=None, init=False)  # all nodes, if they are
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _batches: Callable[..., MicroBatches] = field(init=False)  # of a shard, node and round
     gradient_seconds: float = field(default=inf, init=False)  # of a core, for the fastest one
@@ -88,6 +99,11 @@ class NodeHost:
         )
 
     @property
+    def shard_sizes(self) -> list[int]:
+        """The number of examples in each shard."""
+        return [len(shard) for shard in self._shards]
+
+    @property
     def dimension(self) -> int:
         return self.parameters.numel()
 
@@ -105,8 +121,11 @@ class NodeHost:
         Raises `BadRequest` for a node that exists or has no shard, `ShardTooSmall` where a
         batch would not fit, and the registry's errors for its attack.
         """
-        if node.node in self.nodes:
+        if node.node in self.nodes or self.registered is not None:
             raise BadRequest(f"node {node.node} is here already")
+        self.nodes[node.node] = self._make_node(node)
+
+    def _make_node(self, node: NodeSpec) -> Node:
         if node.shard >= len(self._shards) or node.node >= self.spec.n:
             raise BadRequest(
                 f"node {node.node} with shard {node.shard}: the run has n={self.spec.n} "
@@ -119,7 +138,36 @@ class NodeHost:
         if node.attack is not None:
             self.prepare_attacks([node.attack])
             attack = self._attacks[node.attack]
-        self.nodes[node.node] = Node(node, shard, attack)
+        return Node(node, shard, attack)
+
+    def register(self, most: int, attack: str | None) -> None:
+        """Have all nodes of the run, of which a round asks at most `most`.
+
+        They are made when they are asked, and not kept.  Raises `ShardTooSmall` where one could
+        not fill a batch.
+        """
+        if self.nodes:
+            raise BadRequest("a run's nodes are spawned one by one, or registered all together")
+        if bool(self.spec.byzantine) is (attack is None):
+            raise BadRequest(f"attack {attack!r:.80} for {self.spec.byzantine} Byzantine nodes")
+        check_shards(self._shards, self.spec)
+        if attack is not None:
+            NodeSpec(node=0, shard=0, attack=attack)  # raises for a text that is none
+            self.prepare_attacks([attack])
+        self.registered = Registered(most, attack)
+
+    def node(self, number: int) -> Node | None:
+        """Return the node of this number, if it is spawned or registered here."""
+        found, all_nodes = self.nodes.get(number), self.registered
+        if found is not None or all_nodes is None or not 0 <= number < self.spec.n:
+            return found
+        honest, attack = self.spec.shards, all_nodes.attack or ""
+        return self._make_node(node_spec(number, honest=honest, attack=attack))
+
+    @property
+    def size(self) -> int:
+        """The nodes that count here: those spawned, and those that a round may ask."""
+        return len(self.nodes) + (self.registered.most if self.registered else 0)
 
     def prepare_attacks(self, attacks: Iterable[str]) -> None:
         """Make and try `attacks` for `spawn`; a plugin's may take seconds.
@@ -153,16 +201,27 @@ class NodeHost:
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Compute the gradients of `nodes` at the current parameters on `pool`.
+        """Compute the gradients of `nodes` at the current parameters on `pool`, or their updates.
 
         Several nodes are one job.  `done` gets the float32 gradients in order, with an
         exception in the place of one that failed.  Work ends once `wanted` returns False.
         """
+        found = [(n, self._known(n)) for n in nodes]
         work = [
-            self._batches(self.nodes[n].shard, n, round, self.behaviour(n) == Behaviour.LABEL_FLIP)
-            for n in nodes
+            self._batches(node.shard, n, round, behaviour_of(node.attack) == Behaviour.LABEL_FLIP)
+            for n, node in found
         ]
-        submit(pool, work, self._clipping(done), wanted, self._record_seconds)
+        run = submit if self._local is None else self._local.submit
+        run(pool, work, self._clipping(done), wanted, self._record_seconds)
+
+    def _known(self, number: int) -> Node:
+        node = self.node(number)
+        assert node is not None, number
+        return node
+
+    def attack_of(self, node: int) -> Any:
+        """Return the attack of Byzantine `node`."""
+        return self._known(node).attack
 
     def _clipping(self, done: Done) -> Done:
         """Return `done` behind ``--clip-norm``, which is of the gradient of a whole batch."""
@@ -196,11 +255,11 @@ class NodeHost:
 
     def needs_own(self, node: int) -> bool:
         """Return whether `node`'s attack starts from an honest gradient of its own."""
-        return "own" in pieces_of(self.nodes[node].attack)
+        return "own" in pieces_of(self.attack_of(node))
 
     def behaviour(self, node: int) -> str:
         """Return the `Behaviour` of `node`."""
-        return behaviour_of(self.nodes[node].attack)
+        return behaviour_of(self.attack_of(node))
 
     def needs_knowledge_only(self, node: int) -> bool:
         """Return whether `node`'s vector is made from knowledge of others alone."""
@@ -209,7 +268,7 @@ class NodeHost:
     @property
     def pieces(self) -> set[str]:
         """The pieces of knowledge that the attacks of these nodes need."""
-        return {p for n in self.nodes.values() if n.attack for p in pieces_of(n.attack)}
+        return {piece for attack in self._attacks.values() for piece in pieces_of(attack)}
 
     @property
     def has_foreign_attack(self) -> bool:
@@ -225,5 +284,5 @@ class NodeHost:
     def attack(self, node: int, round: int, knowledge: Knowledge) -> Tensor:
         """Return the ``(d,)`` float32 vector that Byzantine `node` sends."""
         context = attack_context(self.spec, round, node, self.spec.shards)
-        vector = self.nodes[node].attack(knowledge, context=context)
+        vector = self.attack_of(node)(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from attrs import frozen
 
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_specs
 from byzpy_tw.workers.validation import training_indices
 
+MANY = 1000  # shards that are kept in one array
 
-def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
+
+@frozen(eq=False)
+class Shards(Sequence[np.ndarray]):
+    """Many shards, of which each is a range of one array of indices."""
+
+    _indices: np.ndarray
+    _begins: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, shards: Sequence[np.ndarray]) -> Shards:
+        distinct = {id(shard): shard for shard in shards}  # nodes may share one
+        sizes = np.fromiter(map(len, distinct.values()), np.int64)
+        places = dict(zip(distinct, (np.cumsum(sizes) - sizes).tolist()))
+        begins = np.fromiter((places[id(shard)] for shard in shards), np.int64)
+        return cls(
+            np.concatenate([*distinct.values()]), begins, np.fromiter(map(len, shards), np.int64)
+        )
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def __getitem__(self, number: Any) -> Any:
+        begin = self._begins[number]
+        return self._indices[begin : begin + self.sizes[number]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for begin, size in zip(self._begins.tolist(), self.sizes.tolist()):
+            yield self._indices[begin : begin + size]
+
+
+def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> Sequence[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
     What is kept aside, for validation or as the root set, is in none of them: the partition cuts
@@ -41,7 +75,7 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
             f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked again: "
             "it draws from a generator that nobody seeds; draw from the stream that it is handed"
         )
-    return shards
+    return shards if len(shards) < MANY else Shards.of(shards)
 
 
 def _targets_for(
@@ -98,6 +132,25 @@ def shard_of(node: NodeSpec, shards: int, spec: RunSpec) -> int:
     if node.honest or further <= 0:
         return node.shard
     return spec.shards + (node.node - spec.shards) % further
+
+
+def sizes_of(shards: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the number of examples of each shard."""
+    return shards.sizes if isinstance(shards, Shards) else np.array([*map(len, shards)])
+
+
+def examples_of_nodes(sizes: Sequence[int], spec: RunSpec) -> list[int]:
+    """Return the number of each node's examples, from the `sizes` of the shards."""
+    nodes = node_specs(honest=spec.shards, byzantine=spec.byzantine, attack="none")
+    return [sizes[shard_of(node, len(sizes), spec)] for node in nodes]
+
+
+def check_shards(shards: Sequence[np.ndarray], spec: RunSpec) -> None:
+    """Raise `ShardTooSmall` where some node could not fill a batch from its shard."""
+    sizes = sizes_of(shards)
+    if not can_fill(int(sizes.min()), spec):
+        for number, size in enumerate(sizes.tolist()):
+            check_shard(number, size, spec)
 
 
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:

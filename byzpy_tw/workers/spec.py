@@ -13,7 +13,8 @@ import attrs
 from attrs import field, frozen
 
 from byzpy_tw import parameters
-from byzpy_tw.errors import BadRequest
+from byzpy_tw.errors import BadParameter, BadRequest
+from byzpy_tw.workers.local_steps import LocalSteps
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
@@ -66,8 +67,19 @@ class RunSpec:
     validation: float = _field(parameters.real_in(0, below=1), default=0.0, added=True)
     # of the training data, that the trainer keeps for itself
     root_examples: int = _field(parameters.integer_in(0), default=0, added=True)
+    # what a node does before it sends an update, for `LocalSteps`; None: it sends a gradient
+    local_steps: str | None = _field(
+        parameters.optional(parameters.text_of(500)), default=None, added=True
+    )
 
     def __attrs_post_init__(self) -> None:
+        if self.local_steps is not None:
+            try:
+                LocalSteps.parse(self.local_steps)
+            except BadParameter as e:
+                raise BadRequest(f"local_steps: {e}") from e
+            if self.clip_norm is not None:
+                raise BadRequest("clip_norm is of gradients: local steps have their own clip")
         if self.replacement and self.batches != "draws":
             raise BadRequest(f"batches {self.batches!r} are not drawn with replacement")
 
@@ -132,16 +144,20 @@ def nodes_from_json(data: bytes) -> list[NodeSpec]:
         raise BadRequest(f"not a list of nodes: {e}") from e
 
 
-def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
-    """Return the nodes of a run, honest ones first.
+def node_spec(node: int, *, honest: int, attack: str) -> NodeSpec:
+    """Return node number `node` of a run, whose first `honest` ones are honest.
 
     Byzantine node j has a copy of honest node j mod `honest`'s shard, for attacks that start
     from an honest gradient of their own.
     """
-    return [
-        *(NodeSpec(node=i, shard=i) for i in range(honest)),
-        *(NodeSpec(node=honest + j, shard=j % honest, attack=attack) for j in range(byzantine)),
-    ]
+    if node < honest:
+        return NodeSpec(node=node, shard=node)
+    return NodeSpec(node=node, shard=(node - honest) % honest, attack=attack)
+
+
+def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
+    """Return the nodes of a run, honest ones first."""
+    return [node_spec(i, honest=honest, attack=attack) for i in range(honest + byzantine)]
 
 
 def _json(data: bytes) -> Any:

@@ -121,10 +121,10 @@ class VirtualServer:
     def lie(self, random: Random) -> str | None:
         """Send a frame that no honest server would, on a run's stream; what it was."""
         run = next((run for run in self.runs if run.stream is not None), None)
-        if run is None or not run.host.nodes or run._scheduler.round < 0:
+        if run is None or not run.host.size or run._scheduler.round < 0:
             return None
-        own = sorted(run.host.nodes)
-        peers = [node for node in range(run.host.spec.n) if node not in run.host.nodes]
+        own = sorted(run.host.nodes or range(run.host.spec.n))
+        peers = [node for node in range(run.host.spec.n) if node not in own]
         node, round, d = random.choice(own), run._scheduler.round, run.host.dimension
         kind = random.choice(("again", "other", "future", "past", "long", "nan"))
         if kind == "other" and peers:

@@ -37,8 +37,9 @@ class Contributions:
 
     def violations(self) -> Iterator[str]:
         config, now, asked = self.history.schedule.config, self.now, self.reference.asked
-        if list(now.nodes) != sorted(set(now.nodes) & set(asked.nodes)):
-            yield f"{self._where}: the rows of nodes {now.nodes} were used of {asked.nodes}"
+        drawn = {*asked.nodes, *asked.spare}
+        if list(now.nodes) != sorted(set(now.nodes) & drawn):
+            yield f"{self._where}: the rows of nodes {now.nodes} were used of {sorted(drawn)}"
             return
         missing = len(asked.nodes) - len(now.nodes)
         if missing > asked.f:
@@ -75,21 +76,40 @@ class Contributions:
     def _check_asked(self, asked: Participants) -> Iterator[str]:
         """Check that no other nodes than the participants were asked, and that they are told."""
         for request in self.trainer.transcript.asked:
-            others = set(request.nodes).difference(asked.nodes)
+            others = set(request.nodes).difference(asked.nodes, asked.spare)
             if request.round == self.now.round and others:
                 yield f"{self._where}: {sorted(others)} were asked, who take no part"
         if self.record is not None:
             everyone = list(range(self.history.schedule.config.n))
-            if self.record.get("participants", everyone) != list(asked.nodes):
+            if self.record.get("participants", everyone) != self.reference.everyone(self.record):
                 yield f"{self._where}: other participants are on record than {asked.nodes}"
+            yield from self._check_replaced(asked, self.record)
+
+    def _check_replaced(self, asked: Participants, record: Mapping[str, Any]) -> Iterator[str]:
+        """Check that absent nodes are replaced in order, as far as there are spare ones."""
+        replaced = record.get("replaced", [])
+        absent = {r["node"] for r in record["refused"] if Reason(r["reason"]).is_absence}
+        count = min(len(absent), len(asked.spare))
+        if [pair["by"] for pair in replaced] != list(asked.spare[:count]):
+            yield f"{self._where}: {replaced} replaced {sorted(absent)} by {asked.spare}"
+        if len({pair["node"] for pair in replaced} & absent) != len(replaced):
+            yield f"{self._where}: {replaced} are not all of the absent {sorted(absent)}"
+        late = {pair["by"] for pair in replaced}
+        if not late.issuperset(record.get("unseen", ())):
+            yield f"{self._where}: {record['unseen']} were not seen, and replaced nobody"
 
     # -- those that were used
 
     def _check_rows(self) -> Iterator[str]:
         now, config = self.now, self.history.schedule.config
-        accepted = {n: now.matrix[n] for n in now.nodes if n < config.num_honest}
-        for node in now.nodes:
-            row, frames = now.matrix[node], self._first.get(node, [])
+        if self.record is None and self.reference.asked.spare:
+            return  # it is not known which of them came too late for the attack
+        unseen = (self.record or {}).get("unseen", ())
+        rows = dict(zip(now.nodes, now.rows, strict=True))
+        seen = [n for n in now.nodes if n < config.num_honest and n not in unseen]
+        accepted = {n: rows[n] for n in seen}
+        for node, row in rows.items():
+            frames = self._first.get(node, [])
             sent = [f for f in frames if self._equals_row(node, _vector(f), row)]
             if not config.in_process and not frames:
                 yield f"{self._where}: node {node} was used, and its server sent no vector of it"
@@ -124,9 +144,9 @@ class Contributions:
     # -- those that were not
 
     def _check_refusals(self, record: Mapping[str, Any]) -> Iterator[str]:
-        now, asked = self.now, self.reference.asked
+        now = self.now
         refused = {r["node"]: Reason(r["reason"]) for r in record["refused"]}
-        if sorted([*refused, *now.nodes]) != list(asked.nodes):
+        if sorted([*refused, *now.nodes]) != self.reference.everyone(record):
             yield f"{self._where}: {now.nodes} used and {sorted(refused)} refused"
         yield from self._check_probation(refused)
         for node, reason in refused.items():
@@ -143,12 +163,13 @@ class Contributions:
         """Check that exactly the nodes on probation are left out, by a model of their conduct."""
         model = self.reference.probation
         left = {n for n, reason in refused.items() if reason is Reason.PROBATION}
-        expected = model.nodes.intersection(self.reference.asked.nodes)
+        asked = self.reference.everyone(self.record)
+        expected = model.nodes.intersection(asked)
         if left != expected:
             yield f"{self._where}: {sorted(left)} left out, on probation {sorted(expected)}"
         told, punished = self._nodes_told(NodeReadmitted), self._nodes_told(NodeOnProbation)
         for node in told:
-            if node not in self.reference.asked.nodes:
+            if node not in asked:
                 yield f"{self._where}: node {node} is readmitted, and takes no part"
             if not self._answered(node):
                 yield f"{self._where}: node {node} is readmitted, and sent nothing good"
@@ -207,7 +228,8 @@ class Contributions:
     def _deadline(self, node: int) -> float:
         """No deadline of it is earlier."""
         config = self.history.schedule.config
-        attacked = self.reference.asked.nodes[-1] >= config.num_honest
+        asked = self.reference.asked
+        attacked = max((*asked.nodes, *asked.spare)) >= config.num_honest
         half = attacked and node < config.num_honest
         return self.begins + config.round_timeout / (2 if half else 1)
 
@@ -225,9 +247,7 @@ class Contributions:
         config, transcript = self.history.schedule.config, self.trainer.transcript
         if config.failover == "off":
             # One that comes back has its nodes from the next round on.
-            mine = {
-                p.server for p in transcript.assigned if p.node == node and p.time < self.begins
-            }
+            mine = {p.server for p in transcript.assigned if p.hosts(node) and p.time < self.begins}
             gone = [t for t, server in transcript.lost if server in mine and t <= self.now.time]
             return "" if gone or not mine else "and its server was there"
         if config.max_nodes_per_server is not None:
@@ -245,7 +265,7 @@ class Contributions:
 
     def _is_unstable(self, node: int) -> bool:
         """Return whether a server that had `node` was lost so often that no round waits for it."""
-        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.node == node}
+        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.hosts(node)}
         lost = [
             _server_of(server)
             for time, server in self.trainer.transcript.lost

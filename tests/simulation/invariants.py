@@ -130,7 +130,7 @@ class _RunCheck:
         for now, record in _pairs(trainer):
             checked = Contributions(self.history, trainer, reference, now, begins, record)
             yield from checked.violations()
-            reference.step(now.nodes, now.f, now.matrix)
+            reference.step(now.nodes, now.f, now.rows, record)
             begins = now.time
             if record is None:
                 return  # it was not recorded: the run ended here

@@ -36,9 +36,13 @@ class NodeAssignment:
 
     time: float
     server: str
-    node: int
-    shard: int
+    node: int | None  # None: any node of the run
+    shard: int | None
     attack: str | None
+
+    def hosts(self, node: int) -> bool:
+        """Return whether `node` is meant, or any node."""
+        return self.node is None or self.node == node
 
 
 @frozen(eq=False)
@@ -66,7 +70,7 @@ class Transcript:
 
     def servers_of(self, node: int, time: float) -> set[str]:
         """The servers that were told to host `node`, by then."""
-        return {p.server for p in self.assigned if p.node == node and p.time <= time}
+        return {p.server for p in self.assigned if p.hosts(node) and p.time <= time}
 
     def absent(self, start: float, end: float) -> list[tuple[float, float]]:
         """The stretches between two moments in which no server was ready."""
@@ -192,6 +196,9 @@ class WireRecorder:
             for node, shard, attack in json.loads(box[b"nodes"]):
                 here = NodeAssignment(self.loop.now, self.server, node, shard, attack)
                 self.transcript.assigned.append(here)
+        if command == b"RegisterNodes":
+            here = NodeAssignment(self.loop.now, self.server, None, None, None)
+            self.transcript.assigned.append(here)
         if command in (b"Compute", b"Attack"):
             asked = RecordedRequest(
                 self.loop.now, self.server, int(box[b"round"]), tuple(_numbers(box[b"nodes"]))
@@ -212,7 +219,7 @@ class WireRecorder:
             self._note(f"< an answer{'' if failures == '{}' else ' ' + failures[:200]}")
             now = self.loop.now
             self.transcript.failed += [(now, self.server, n) for n in _failed(failures)]
-            if command == b"SpawnNodes":
+            if command in (b"SpawnNodes", b"RegisterNodes"):
                 self.transcript.ready.append((now, self.server))
             if b"OpenStream" in self.asked:
                 self.stream = self._in.frames = self._out.frames = True

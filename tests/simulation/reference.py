@@ -112,6 +112,11 @@ class Reference:
         """The participants of the present round."""
         return self._algorithm.participants(self._state)
 
+    def everyone(self, record: Mapping[str, Any] | None) -> list[int]:
+        """Return the nodes asked in the present round, which has `record`: replacements as well."""
+        replaced = [] if record is None else record.get("replaced", [])
+        return sorted([*self.asked.nodes, *(pair["by"] for pair in replaced)])
+
     # -- what nodes send
 
     def row(self, node: int, sent: Tensor) -> Tensor:
@@ -156,27 +161,30 @@ class Reference:
 
     # -- the step
 
-    def step(self, nodes: tuple[int, ...], f: int, matrix: Tensor) -> None:
-        """To the next round, by the rows `nodes` of `matrix`."""
+    def step(
+        self, nodes: tuple[int, ...], f: int, rows: Tensor,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """To the next round, by the `rows` of `nodes`, in order; the present one has `record`."""
         now, config = self._state, self.config
         attack, self._attack = self._attack, None
-        honest = {n: matrix[n] for n in nodes if n < config.num_honest}
+        unseen = (record or {}).get("unseen", ())
+        known = zip(nodes, rows, strict=True)
+        honest = {n: row for n, row in known if n < config.num_honest and n not in unseen}
         if attack is None:  # it sees them even if nothing comes of it
-            attacked = self.asked.nodes[-1] >= config.num_honest
+            attacked = self.everyone(record)[-1] >= config.num_honest
             attack = self._shown(honest, f).memory if attacked and honest else now.attack
         made = self._cached(
-            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.optimizer),
+            ("step", nodes, f, _cache_key(rows), _cache_key(now.optimizer),
              _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
-            lambda: self._step(now, nodes, f, matrix, attack),
+            lambda: self._step(now, nodes, f, rows, attack),
         )  # fmt: skip
         self.states.append(evolve(made, probation=self.probation.to_plain()))
 
-    def _step(
-        self, now: State, nodes: tuple[int, ...], f: int, matrix: Tensor, attack: Any
-    ) -> State:
+    def _step(self, now: State, nodes: tuple[int, ...], f: int, rows: Tensor, attack: Any) -> State:
         algorithm = self._algorithm
-        aggregated = algorithm.aggregate(now, nodes, f, matrix)
-        return algorithm.advance(now, nodes, matrix, aggregated, attack)
+        aggregated = algorithm.aggregate(now, nodes, f, rows)
+        return algorithm.advance(now, nodes, rows, aggregated, attack)
 
     def undisturbed_digest(self) -> str | None:
         """The digest of a run of which nothing is refused; None where it would diverge."""
@@ -186,11 +194,8 @@ class Reference:
             accepted = dict(rows)
             for node in asked.nodes[len(rows) :]:
                 rows[node] = self.row(node, self.byzantine(node, accepted, asked.f))
-            matrix = torch.zeros(self.config.n, len(self.parameters))
-            for node, row in rows.items():
-                matrix[node] = row
             try:
-                self.step(asked.nodes, asked.f, matrix)
+                self.step(asked.nodes, asked.f, torch.stack(list(rows.values())))
             except ByzpyTwError:
                 return None
         return self.digest

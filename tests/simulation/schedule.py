@@ -20,6 +20,8 @@ from tests.simulation.pipe import LinkProfile
 
 DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
 SAMPLED = "sampled"  # an algorithm of `histories`
+ALGORITHMS = (SAMPLED, "dsgd", "fedavg:steps=2,lr=0.2,momentum=0.5", "dsgd")  # of runs in turn
+UNEQUAL = "dirichlet:alpha=2"  # shards of other sizes, where nodes weigh by their examples
 CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
 
 ATTACKS = (
@@ -228,7 +230,7 @@ def configuration(number: int, registry: Registry) -> RunConfig:
         *before, rule = random.choice(RULES).split(" | ")
         drawn: dict[str, Any] = dict(
             in_process=True,
-            algorithm="dsgd" if number % 4 else SAMPLED,
+            algorithm="dsgd" if number % 8 == 4 else ALGORITHMS[number % len(ALGORITHMS)],
             num_honest=honest,
             num_byz=byzantine,
             f=random.randint(0, (honest + byzantine - 1) // 2),
@@ -248,9 +250,23 @@ def configuration(number: int, registry: Registry) -> RunConfig:
             round_timeout=random.choice((2.0, 8.0, 30.0)),
             eval_interval=random.choice((0, 1, 3)),
         )
+        if number % 8 == 4:  # with an honest node in each sample, so that each round has a step
+            drawn["participants"] = random.randint(byzantine + 1, honest + byzantine - 1)
+            drawn["over_sample"] = random.randint(1, honest + byzantine - drawn["participants"])
+            drawn["attack"] = random.choice(("silent", "silent", "slow", "alie", "mimic"))
         config = RunConfig(**drawn)
         try:
             resolve_rules(config, registry)
         except ByzpyTwError:
             continue  # such as too few nodes for the rule
+        return _weighted(config, registry) if number % 3 == 1 else config
+
+
+def _weighted(config: RunConfig, registry: Registry) -> RunConfig:
+    """Return `config` with nodes that weigh by their examples, if its rules take weights."""
+    weighted = evolve(config, weights="examples", partition=UNEQUAL)
+    try:
+        resolve_rules(weighted, registry)
+    except ByzpyTwError:
         return config
+    return weighted

@@ -37,13 +37,13 @@ THREADS = 1  # that torch's rules use: others would be real threads
 
 @frozen(eq=False)
 class AggregationInput:
-    """The input of one round's aggregation: rows `nodes` of `matrix`."""
+    """The input of one round's aggregation: the `rows` of `nodes`, in order."""
 
     time: float
     round: int
     nodes: tuple[int, ...]
     f: int
-    matrix: Tensor
+    rows: Tensor
 
 
 class RecordedAggregation:
@@ -56,12 +56,10 @@ class RecordedAggregation:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._aggregation, name)
 
-    def __call__(
-        self, matrix: Tensor, nodes: Sequence[int], f: int, round: int, memory: Any
-    ) -> Any:
+    def __call__(self, rows: Tensor, nodes: Sequence[int], f: int, round: int, memory: Any) -> Any:
         now = self._clock.seconds()
-        self.aggregated.append(AggregationInput(now, round, tuple(nodes), f, matrix.clone()))
-        return self._aggregation(matrix, nodes, f, round, memory)
+        self.aggregated.append(AggregationInput(now, round, tuple(nodes), f, rows.clone()))
+        return self._aggregation(rows, nodes, f, round, memory)
 
 
 @define(eq=False)

@@ -78,6 +78,9 @@ def aggregator_tests(
     ``translation``  moving every row by a vector moves the answer by it
     ``scaling``      multiplying every row by a number above 0 multiplies the answer
     ``equal-rows``   equal rows come out as they are
+
+    A rule with ``takes_weights`` gives with equal weights what it gives without any, and with
+    very unequal ones something else, whatever the rows' order.
     """
     return _tests("aggregator", make, n, f, bound, tolerance, name)
 
@@ -109,6 +112,8 @@ def _tests(
         "test_conditions": bind(_conditions, subject),
         "test_any_numbers": _anything(subject, n),
     }
+    if kind == "aggregator" and getattr(rule, "takes_weights", False):
+        tests["test_weights"] = bind(_weights, subject, n, tolerance)
     if f:
         tests["test_poison"] = _poison(subject, n, f, bound)
     for law in declared:
@@ -205,6 +210,27 @@ def _bits(self: SynchronousTestCase, subject: _Subject, n: int) -> None:
     subject(_cloud(5, n, 7, torch.float32))
     for other in [*others, subject(rows, context=context)]:
         self.assertTrue(same_bits(first, other), "two calls on the same rows differ")
+
+
+def _weights(self: SynchronousTestCase, subject: _Subject, n: int, tolerance: float) -> None:
+    """Equal weights change nothing, unequal ones something, and the rows' order nothing."""
+    rows, order = _cloud(8, n, 30), torch.arange(n - 1, -1, -1)
+
+    def answer(weights: Tensor, rows: Tensor, nodes: Tensor) -> Tensor:
+        given = weights / weights.sum()
+        context = Context(nodes=tuple(nodes.tolist()), n=n, f=subject.f, weights=given)
+        with assert_untouched(self, rows, given):
+            return subject(rows, context=context)
+
+    nodes, plain = torch.arange(n), subject(rows)
+    equal = answer(torch.ones(n, dtype=torch.float64), rows, nodes)
+    torch.testing.assert_close(equal, plain, rtol=tolerance, atol=tolerance)
+    unequal = torch.full((n,), 1.0, dtype=torch.float64)
+    unequal[0] = 100.0 * n
+    got = answer(unequal, rows, nodes)
+    self.assertGreater(float((got - plain).abs().max()), tolerance, "weights change nothing")
+    moved = answer(unequal[order], rows[order], nodes[order])
+    torch.testing.assert_close(moved, got, rtol=tolerance, atol=tolerance)
 
 
 def _conditions(self: SynchronousTestCase, subject: _Subject) -> None:
