@@ -170,9 +170,10 @@ class Dsgd:
 
         Raises `Diverged` where its vector is not finite.
         """
-        root_set, needs, found = self.rules.root_set, self.rules.root_needs, dict[str, Any]()
-        if root_set is None:
+        found: dict[str, Any] = {}
+        if (root_set := self.rules.root_set) is None:
             return found
+        needs = self.rules.root_needs
         if "root" in needs:
             sent = round_to_dtype(root_set.vector(state.round, self.request(state)), self.wire)
             found["root"] = sent.float()
