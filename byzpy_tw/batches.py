@@ -6,7 +6,7 @@ is called with them as keywords.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +45,14 @@ def cut(batch: Batch, place: slice) -> Batch:
     if isinstance(batch, Tensor):
         return batch[place]
     return map_tensors(lambda tensor: tensor[place], batch)
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Return the examples of `parts`, at least one, in memory of their own."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    return {name: torch.cat([part[name] for part in parts]) for name in first}  # type: ignore[index]
 
 
 def length(batch: Batch) -> int:

@@ -52,6 +52,7 @@ BASE = (
 IMPLIED = {"--batches": "draws", "--search": "exact"}
 OPTION = "option"
 KINDS = ("aggregator", "pre-aggregator", "attack", "partition", "model")
+NAMED = (*KINDS, "algorithm")  # of the last not each name has a configuration
 PIXELS = "--dataset synthetic:n=500,features=256 --batch-size 8 --rounds 6"
 LONG = "--rounds 200 --aggregator centered-clipping --attack mimic --worker-momentum 0.9"
 LATE = "--rounds 6 --round-timeout 1"  # for vectors that never come
@@ -98,6 +99,7 @@ VARIANTS = {
     "bfloat16": "--precision bfloat16",
     "micro-batches": "--micro-batch-size 5",
     "another seed": "--seed 7",
+    "local steps": "--algorithm fedavg:steps=3,lr=0.1,momentum=0.5,mu=0.1 --optimizer fed-yogi",
     "data seed": "--data-seed 5 --partition iid",
     "validation": "--validation 0.1",
     "mnist5k": "--dataset mnist5k --model logreg --rounds 6",
@@ -134,7 +136,7 @@ class Configuration:
             if word.startswith("--"):
                 kind = word[2:]
                 yield OPTION, word
-            elif kind in KINDS:
+            elif kind in NAMED:
                 yield kind, word.partition(":")[0]
 
 
@@ -217,7 +219,7 @@ class Tree:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment(),
         )  # fmt: skip
         answer = self._answer()
-        self.names = {kind: answer.get(kind, []) for kind in (*KINDS, OPTION)}
+        self.names = {kind: answer.get(kind, []) for kind in (*NAMED, OPTION)}
 
     def run(self, configuration: Configuration) -> Outcome:
         """The outcome of `configuration` in this tree."""
@@ -425,7 +427,7 @@ def main() -> int:
 
 def common(trees: Sequence[Tree]) -> list[Configuration]:
     """The configurations whose names every tree knows; tell of names that only one does."""
-    union = {kind: sorted({n for t in trees for n in t.names[kind]}) for kind in KINDS}
+    union = {kind: sorted({n for t in trees for n in t.names.get(kind, ())}) for kind in NAMED}
     used = {name for c in configurations(union) for kind, name in c.names() if kind == OPTION}
     options = sorted(used & {n for t in trees for n in t.names.get(OPTION, ())})
     unknown = set()

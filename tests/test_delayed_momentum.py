@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw import Registration, hookimpl
 from byzpy_tw.algorithms import DelayedMomentum, Dsgd, State
 from byzpy_tw.algorithms.participation import bare_state
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
@@ -192,7 +193,31 @@ class BudgetTests(SynchronousTestCase):
         plain.check_memory(10**12)
 
 
+class Slower(DelayedMomentum):
+    """A plugin's algorithm, of which the momentum alone differs."""
+
+    def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
+        if node >= self.config.num_honest:
+            return sent
+        return 0.99 * _rows(state)[node] + 0.01 * sent
+
+
+class SlowerPlugin:
+    @hookimpl
+    def register_algorithms(self) -> list[Registration]:
+        return [Registration("slower", Slower)]
+
+
 class RunTests(RunCase):
+    async def test_plugin(self) -> None:
+        """A plugin may build on it: its calls are guarded, and it is tried before round 0."""
+        self.registry = load(only=(), extra={"slower": SlowerPlugin()})
+        more = {"algorithm": "slower", "participants": 2, "num_honest": 6, "num_byz": 4,
+                "aggregator": "multi-krum", "rounds": 6}  # fmt: skip
+        path = await self.train("one", **more)
+        self.assertTrue(any(min(r["participants"]) >= 6 for r in read_run(path).rounds))
+        self.assert_verified(path)
+
     async def test_run(self) -> None:
         """Samples of Byzantine nodes alone are played; a kill changes no bit; verified."""
         more = {"algorithm": "delayed-momentum", "participants": 2, "num_honest": 6, "num_byz": 4,

@@ -266,6 +266,43 @@ class ServersTests(DoctorCase):
         self.assert_troubles(doctor, ("RUN_DIRECTORY", "holds another run", "--resume"))
 
 
+class SampleTests(TestCase):
+    """A run whose rounds ask a sample of the nodes."""
+
+    timeout = 60
+
+    async def examined(self, **more: Any) -> Doctor:
+        pool = make_pool(1)
+        self.addCleanup(pool.shutdown)
+        config = RunConfig(
+            in_process=True, dataset="synthetic:n=400,classes=4,features=9", model="logreg",
+            batch_size=2, num_honest=90, num_byz=10, f=10, participants=13, rounds=500,
+            aggregator="trimmed-mean", run_dir=str(folder(self)), **more,
+        )  # fmt: skip
+        doctor = Doctor(config, load(only=()), reactor, pool, wait=4.0)
+        await doctor.examine()
+        self.assertTrue(doctor.well, doctor.troubles)
+        return doctor
+
+    async def test_sampled(self) -> None:
+        """The rules are listed for a sample and its budget, which is told with its figures."""
+        doctor = await self.examined()
+        found = doctor.to_plain()["budget"]
+        self.assertEqual((found["participants"], found["over_sample"]), (13, 0))
+        self.assertEqual((found["sufficient"], found["rounds"]), (True, [{"n": 13, "f": 6}]))
+        self.assertLess(abs(found["excess"] - 0.0054), 1e-4)
+        text = "\n".join(lines(doctor))
+        self.assertIn("rules for n = 13 participants, f = 6", text)
+        self.assertIn("warning: --participants 13: 13 of 100 nodes are asked in a round", text)
+
+    async def test_delayed_momentum(self) -> None:
+        """All nodes' vectors are aggregated, and are part of each checkpoint."""
+        doctor = await self.examined(algorithm="delayed-momentum")
+        found = doctor.to_plain()
+        self.assertEqual(found["budget"]["rounds"], [{"n": 100, "f": 10}])
+        self.assertEqual(found["here"]["checkpoint_bytes"], 4 * 40 * (2 + 100))
+
+
 class BudgetTests(SynchronousTestCase):
     def budget(self, **options: Any) -> dict[str, Any]:
         config = RunConfig(in_process=True, **{"aggregator": "krum", **options})

@@ -1,329 +1,36 @@
-"""Federated averaging: local steps on the nodes, and the trainer's step along their updates."""
+"""Federated averaging: its rounds beside those of distributed SGD, and its options."""
 
 from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from attrs import evolve
-from torch import Tensor, nn
+from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw import Registration, hookimpl, seeds
+from byzpy_tw import Registration, hookimpl
 from byzpy_tw.algorithms import Dsgd, Fedavg
 from byzpy_tw.algorithms.rules import resolve_rules
-from byzpy_tw.batches import take
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.datasets import Dataset
-from byzpy_tw.datasets.synthetic import synthetic
-from byzpy_tw.errors import BadParameter, BadRequest, ConfigError, LimitExceeded
-from byzpy_tw.kernels.parallel import pool
-from byzpy_tw.models.building import flat_parameters
-from byzpy_tw.plugins import Registry, load
+from byzpy_tw.errors import BadParameter, BadRequest, ConfigError
+from byzpy_tw.plugins import load
 from byzpy_tw.sweep.default_study import default_study
-from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.vectors import norm_of
-from byzpy_tw.workers import local_training
-from byzpy_tw.workers.batch_order import BatchOrder
-from byzpy_tw.workers.building import build_host, check_model, make_model
-from byzpy_tw.workers.gradients import Answer, Gradient
-from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.local_steps import LocalSteps
-from byzpy_tw.workers.model_trial import TrialOutcome
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
-from tests.trial_models import KeepsOnItself
-
-DATA = "synthetic:n=200,classes=4,features=9"
-SPEC = RunSpec(
-    dataset=DATA, model="mlp:hidden=8", partition="stride", shards=4, seed=3, batch_size=8,
-    micro_batch_size=8, n=5, f=1, batches="epochs",
-)  # fmt: skip
-STEPS = "steps=3,lr=0.1"
-
-
-class Thinned(nn.Module):
-    """Dropout, and a frozen layer and a buffer that count."""
-
-    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.frozen, self.last = nn.Linear(9, 16), nn.Linear(16, classes)
-        self.frozen.requires_grad_(False)
-        self.drop = nn.Dropout(0.4)
-        self.register_buffer("shift", torch.randn(16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.drop(self.frozen(x.flatten(1)) + self.shift))
-
-
-class Models:
-    @hookimpl
-    def register_models(self) -> list[Registration]:
-        return [Registration("thinned", Thinned), Registration("keeps", KeepsOnItself)]
-
-
-@cache
-def registry() -> Registry:
-    return load(only=(), extra={"models": Models()})
-
-
-@cache
-def examples() -> Dataset:
-    return synthetic(n=200, classes=4, features=9)
-
-
-@cache
-def trial_of(model: str) -> TrialOutcome:
-    """Return the outcome of a trial that is the same for each of these specs."""
-    spec = evolve(SPEC, model=model)
-    return build_host(spec, registry(), data_root=None, dataset=examples()).trial_outcome
-
-
-def host_of(spec: RunSpec, attack: str = "label-flip") -> NodeHost:
-    host = build_host(
-        spec, registry(), data_root=None, dataset=examples(), trial_outcome=trial_of(spec.model)
-    )
-    for node in range(spec.shards):
-        host.spawn(NodeSpec(node=node, shard=node))
-    for node in range(spec.shards, spec.n):
-        host.spawn(NodeSpec(node=node, shard=node - spec.shards, attack=attack))
-    return host
-
-
-def answers(host: NodeHost, round: int = 0, nodes: tuple[int, ...] = (0, 1, 2, 3)) -> list[Answer]:
-    found: list[Answer] = []
-    host.gradients(HandCrankedPool(eager=True), nodes, round, found.extend)
-    return found
-
-
-def vectors(host: NodeHost, round: int = 0, nodes: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
-    rows = []
-    for answer in answers(host, round, nodes):
-        if not isinstance(answer, Gradient):
-            raise answer
-        rows.append(answer.vector)
-    return torch.stack(rows)
-
-
-def state_of(host: NodeHost, number: int) -> Tensor:
-    """Return parameters near the initial ones, others for each `number`."""
-    stream = seeds.stream(5, "state", number)
-    noise = torch.from_numpy(stream.standard_normal(host.dimension, dtype="float32"))
-    return host.parameters.clone().add_(noise, alpha=0.3)
-
-
-def plain_loop(
-    spec: RunSpec, start: Tensor, round: int, node: int, steps: int, lr: float, *,
-    clip: float | None = None, mu: float = 0.0, **options: Any,
-) -> tuple[Tensor, float]:  # fmt: skip
-    """Return the update and the mean loss of a loop as one writes it with torch alone."""
-    data = examples()
-    model = make_model(spec, registry(), data)
-    flat = flat_parameters(model)
-    flat.copy_(start)
-    leaves, order, losses = list(model.parameters()), BatchOrder(spec), []
-    first = [leaf.detach().clone() for leaf in leaves]
-    optimizer = torch.optim.SGD(leaves, lr, **options)
-    shard = torch.arange(len(data.train))[node :: spec.shards].numpy()
-    for number in range(round * steps, (round + 1) * steps):
-        chosen = shard[order.choose(len(shard), node, number)]
-        outputs = model(data.inputs(take(data.train.x, chosen)))
-        loss = F.cross_entropy(outputs, data.train.y[chosen])
-        losses.append(float(loss.detach()))
-        if mu and clip is None:
-            near = sum((leaf - old).square().sum() for leaf, old in zip(leaves, first))
-            loss = loss + mu / 2 * near
-        optimizer.zero_grad()
-        loss.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(leaves, clip)
-        optimizer.step()
-    return flat - start, sum(losses) / len(losses)
-
-
-class SingleThreadedTestCase(SynchronousTestCase):
-    """Tests that compute as a pool's thread does: torch's own would wait for each other."""
-
-    def setUp(self) -> None:
-        self.addCleanup(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
-
-
-class LocalTrainingTests(SingleThreadedTestCase):
-    """The update that a node sends, against a plain loop with torch's optimizer."""
-
-    def check(self, text: str, steps: int, lr: float, **options: Any) -> None:
-        host = host_of(evolve(SPEC, local_steps=text))
-        start = state_of(host, 0)
-        host.load(start)
-        for round in (0, 7):
-            for node, answer in enumerate(answers(host, round, (0, 1))):
-                assert isinstance(answer, Gradient)
-                update, loss = plain_loop(SPEC, start, round, node, steps, lr, **options)
-                error = float((answer.vector - update).abs().max() / update.abs().max())
-                # torch divides by the norm and 1e-6 more where it clips.
-                self.assertLess(error, 1e-5 if "clip" in text else 1e-6, (text, node))
-                self.assertAlmostEqual(answer.loss, loss, places=6)
-        self.assertTrue(torch.equal(host.parameters, start))
-
-    def test_sgd(self) -> None:
-        self.check("steps=5,lr=0.1", 5, 0.1)
-        self.check("steps=5,lr=0.1,momentum=0.9", 5, 0.1, momentum=0.9)
-        self.check("lr=0.05,momentum=0.5,steps=4,weight_decay=0.1", 4, 0.05, momentum=0.5,
-                   weight_decay=0.1)  # fmt: skip
-
-    def test_proximal(self) -> None:
-        """With mu the gradient is that of the loss and ``mu / 2 |w - w_round|^2``."""
-        self.check("steps=5,lr=0.1,mu=0.8", 5, 0.1, mu=0.8)
-        self.check("steps=4,lr=0.1,mu=2,momentum=0.9", 4, 0.1, mu=2, momentum=0.9)
-
-    def test_clip(self) -> None:
-        """The norm of each step's gradient is limited."""
-        self.check("steps=4,lr=0.1,clip=0.05", 4, 0.1, clip=0.05)
-        host = host_of(evolve(SPEC, local_steps="steps=4,lr=0.5,clip=0.01"))
-        self.assertTrue(all(norm_of(row) <= 0.0201 for row in vectors(host)))
-
-    def test_mu_of_zero(self) -> None:
-        """It is federated averaging, to the bit."""
-        plain, none = (
-            vectors(host_of(evolve(SPEC, local_steps=f"{STEPS}{more}"))) for more in ("", ",mu=0")
-        )
-        self.assertTrue(torch.equal(plain, none))
-
-    def test_epochs(self) -> None:
-        """An epoch is all batches of the node's examples, the same as so many steps."""
-        each = len(examples().train) // 4 // 8
-        self.assertEqual(each, 5)
-        for batches in ("epochs", "draws"):
-            spec = evolve(SPEC, batches=batches)
-            one, other = (
-                vectors(host_of(evolve(spec, local_steps=f"lr=0.1,{text}")), 3)
-                for text in ("epochs=2", f"steps={2 * each}")
-            )
-            self.assertTrue(torch.equal(one, other))
-        spec = evolve(SPEC, batches="draws", replacement=True, batch_size=64)
-        host = host_of(evolve(spec, local_steps="epochs=2,lr=0.1"))
-        self.assertEqual(host._local.steps.batches(4, 0), range(8, 10))  # type: ignore[union-attr]
-
-    def test_micro_batches(self) -> None:
-        """Their gradients are added, as those of a node that sends a gradient."""
-        whole = vectors(host_of(evolve(SPEC, local_steps=STEPS)))
-        parts = vectors(host_of(evolve(SPEC, local_steps=STEPS, micro_batch_size=3)))
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
-
-    def test_label_flip(self) -> None:
-        """A node that flips labels trains on false ones."""
-        host = host_of(evolve(SPEC, local_steps=STEPS))
-        flipped = vectors(host, nodes=(4,))
-        host.nodes[4] = evolve(host.nodes[4], attack=None)
-        self.assertFalse(torch.equal(flipped, vectors(host, nodes=(4,))))
-
-    def test_pure(self) -> None:
-        """The same update again, by another host, in any thread and beside other rounds."""
-        for model in ("mlp:hidden=8", "thinned", "keeps"):
-            spec = evolve(SPEC, model=model, local_steps=f"{STEPS},momentum=0.9",
-                          micro_batch_size=3)  # fmt: skip
-            host = host_of(spec)
-            self.assertEqual(host.trial_outcome.needs_copies, model == "keeps")
-            expected = vectors(host, 2)
-            vectors(host, 1)
-            self.assertTrue(torch.equal(vectors(host, 2), expected))
-            self.assertTrue(torch.equal(vectors(host_of(spec), 2), expected))
-            self.check_threads(host, expected)
-
-    def check_threads(self, host: NodeHost, expected: Tensor) -> None:
-        threads = pool(2)
-        self.addCleanup(threads.shutdown)
-        self.assertIsInstance(threads, ThreadPoolExecutor)
-        found: dict[int, Tensor] = {}
-
-        def keep(node: int, got: list[Answer]) -> None:
-            assert isinstance(got[0], Gradient)
-            found[node] = got[0].vector
-
-        for node in range(4):
-            host.gradients(threads, [node], 2, lambda got, node=node: keep(node, got))
-        threads.shutdown()
-        self.assertTrue(torch.equal(torch.stack([found[node] for node in range(4)]), expected))
-        self.assertLessEqual(len(host._local._idle), 2)  # type: ignore[union-attr]
-
-    def test_shared_constants(self) -> None:
-        """Frozen parameters and buffers are those of the host, and take no memory again."""
-        host = host_of(evolve(SPEC, model="thinned", local_steps=STEPS))
-        vectors(host)
-        [local] = host._local._idle  # type: ignore[union-attr]
-        model = local.provide()
-        for name in ("frozen.weight", "frozen.bias"):
-            ours, theirs = (m.get_parameter(name).data_ptr() for m in (model, host.model))
-            self.assertEqual(ours, theirs)
-        self.assertIs(model.get_buffer("shift"), host.model.get_buffer("shift"))
-        self.assertNotEqual(local.parameters.data_ptr(), host.parameters.data_ptr())
-
-    def test_failures(self) -> None:
-        """One node's failure is its own; work that nobody waits for ends between two steps."""
-        host = host_of(evolve(SPEC, local_steps=STEPS))
-        host.nodes[1].shard[:] = 10**9  # no such example
-        first, second = answers(host, nodes=(0, 1))
-        self.assertIsInstance(first, Gradient)
-        self.assertIsInstance(second, IndexError)
-        asked: list[int] = []
-        found: list[Answer] = []
-
-        def wanted() -> bool:
-            asked.append(0)
-            return len(asked) < 3
-
-        host.gradients(HandCrankedPool(eager=True), [0], 0, found.extend, wanted)
-        self.assertIsInstance(found[0], BadRequest)
-        self.assertEqual(len(asked), 3)
-
-    def test_turns(self) -> None:
-        """Other jobs of the pool are not kept waiting for all steps; the bits are the same."""
-        host = host_of(evolve(SPEC, local_steps=STEPS))
-        expected = vectors(host)
-        self.patch(local_training, "TURN_SECONDS", -1.0)
-        threads, found, other = HandCrankedPool(), [], []  # type: ignore[var-annotated]
-        host.gradients(threads, (0, 1, 2, 3), 0, found.extend)
-        threads.turn()
-        threads.submit(other.append, 1)
-        threads.turn(2)
-        self.assertEqual((other, found), ([1], []))
-        threads.turn(10)
-        self.assertEqual((len(threads.waiting), found), (1, []))
-        threads.drain()
-        self.assertTrue(torch.equal(torch.stack([one.vector for one in found]), expected))
-        self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
-
-    def test_closed_pool(self) -> None:
-        """Steps end with the pool, and the model is there for others."""
-        host = host_of(evolve(SPEC, local_steps=STEPS))
-        self.patch(local_training, "TURN_SECONDS", -1.0)
-        threads, found = HandCrankedPool(), []  # type: ignore[var-annotated]
-        host.gradients(threads, (0, 1), 0, found.extend)
-        threads.shutdown()
-        threads.turn()
-        self.assertEqual((len(threads.waiting), found), (0, []))
-        self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
-
-    def test_limit(self) -> None:
-        """A server refuses local models over the memory that a thread may keep."""
-        data = examples()
-        for text, kept in ((STEPS, 4), (f"{STEPS},momentum=0.9", 8)):
-            spec = evolve(
-                SPEC, local_steps=text, model="mlp:hidden=30000", micro_batch_size=1
-            )  # fmt: skip
-            d = 9 * 30000 + 30000 + 4 * 30000 + 4
-            check_model(spec, registry(), data, most_working=kept * d)
-            with self.assertRaisesRegex(
-                LimitExceeded, "local steps of model.*for a node, the parameters"
-            ):
-                check_model(spec, registry(), data, most_working=kept * d - 1)
+from byzpy_tw.workers.spec import RunSpec
+from tests.local_hosts import (
+    SPEC,
+    STEPS,
+    SingleThreadedTestCase,
+    host_of,
+    registry,
+    state_of,
+    vectors,
+)
 
 
 class OneStepTests(SingleThreadedTestCase):
@@ -443,7 +150,7 @@ class OptionTests(SynchronousTestCase):
         for words in ("--lr 0.1", "--momentum 0.5", "--weight-decay 0.1", "--clip-norm 1"):
             with self.assertRaisesRegex(ConfigError, (
                 rf"^{words.split()[0]} has no use with --algorithm fedavg, whose parameters are "
-                r"the nodes' .*; the server's are those of --optimizer, by default sgd:lr=1,"
+                r"the nodes' .*; the trainer's are those of --optimizer, by default sgd:lr=1,"
             )):  # fmt: skip
                 self.begun(f"--algorithm fedavg:{STEPS} {words}")
         self.begun(f"--algorithm fedavg:{STEPS} --worker-momentum 0.5 --optimizer fed-yogi")

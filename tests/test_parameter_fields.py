@@ -136,6 +136,7 @@ class NodeFieldTests(SynchronousTestCase):
         later: dict[str, Any] = {
             "task": "mse", "batches": "epochs", "clip_norm": 2.5, "precision": "bfloat16",
             "data_seed": 0, "validation": 0.25, "local_steps": "lr=0.1,steps=2",
+            "root_examples": 100,
         }  # fmt: skip
         self.assertEqual(set(later), {f.name for f in fields(RunSpec) if f.metadata["added"]})
         for name, value in later.items():

@@ -95,6 +95,12 @@ class CheckTests(SynchronousTestCase):
         ):
             with self.subTest(words):
                 self.assert_refused(Participants(nodes, f), words)
+        for spare, words in (
+            ((3, 10), "name node 10: the run has nodes 0 to 9"),
+            ((3, 1), "have the spare nodes 3, 1: name others than the participants, once"),
+            ((3, 3), "have the spare nodes 3, 3"),
+        ):
+            self.assert_refused(Participants((0, 1), 1, spare), words)
 
     def test_another_type(self) -> None:
         self.assert_refused([0, 1], "list", "expected Participants(nodes, f)")

@@ -312,6 +312,7 @@ class OptionTests(SynchronousTestCase):
             drop_unused(evolve(config, **changed), load(only=()))
 
 
+DEFAULT_LR = 0.05  # of a run, as if it was not given
 ALGORITHMS = {"fedavg": "fedavg:steps=2,lr=0.1"}  # those that need parameters
 
 
@@ -411,7 +412,7 @@ class RootSetTests(SynchronousTestCase):
                 aggregator="zeno", momentum=0.0, algorithm=ALGORITHMS.get(name, name)
             )
             found = Aggregated(vector, float(vector.norm()), None, {})
-            after = algorithm.advance(state, (0,), torch.zeros(5, 18), found, {})
+            after = algorithm.advance(state, (0,), torch.zeros(1, 18), found, {})
             moved = state.parameters + algorithm.vector_scale(0) * vector
             torch.testing.assert_close(after.parameters, moved, msg=name)
 
@@ -490,6 +491,7 @@ class RunTests(TestCase):
 
     def test_same_bits(self) -> None:
         """Any threads, a resumed run and `verify` come to the same hashes."""
+        fed = {"lr": DEFAULT_LR}
         keeping = {"checkpoint_interval": 3, "keep_checkpoints": "all"}
         for name, options in {
             "fltrust": {
@@ -499,6 +501,17 @@ class RunTests(TestCase):
                 "attack": "opt-alie",
             },
             "zeno": {"aggregator": "zeno", "attack": "opt-ipm"},
+            "local": {"algorithm": "fedavg:steps=3,lr=0.1,mu=0.1", "attack": "opt-alie", **fed},
+            "tried": {
+                "algorithm": "fedavg:epochs=1,lr=0.1,momentum=0.5",
+                "attack": "opt-ipm",
+                **fed,
+                "aggregator": "zeno",
+                "participants": 4,
+                "over_sample": 1,
+            },
+            "sampled": {"aggregator": "foolsgold", "participants": 3, "root_examples": 0},
+            "delayed": {"algorithm": "delayed-momentum", "participants": 3},
             "foolsgold": {"aggregator": "foolsgold", "attack": "opt-ipm", "root_examples": 0},
             "flame": {"aggregator": "flame", "attack": "opt-alie", "root_examples": 0},
         }.items():

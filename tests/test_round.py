@@ -331,3 +331,34 @@ class ReplacementTests(SynchronousTestCase):
         made.mark_not_asked(range(5, 8), "no honest vector could be shown")
         self.assertEqual(made.verdict(lambda n, f: None), Proceed((), 0))
         self.assertEqual({r.reason for r in made.refusals.values()}, {Reason.NOT_ASKED})
+
+    @given(st.permutations(range(8)), st.integers(1, 6), st.integers(0, 2), st.data())
+    def test_any_outcomes(
+        self, order: list[int], size: int, budget: int, data: st.DataObject
+    ) -> None:
+        """Each absence has the next spare node, and all that is missing beyond is charged."""
+        spare = tuple(order[size:])
+        probation = frozenset(data.draw(st.sets(st.integers(0, 7), max_size=2)))
+        made = self.made(*sorted(order[:size]), spare=spare, f=budget, probation=probation)
+        reasons = sorted(set(Reason) - {Reason.PROBATION, Reason.NOT_ASKED})
+        while not made.complete:
+            node = data.draw(st.sampled_from([n for n in range(8) if made.is_awaited(n)]))
+            reason = data.draw(st.sampled_from([None, *reasons]))
+            if reason is None:
+                made.accept(node)
+            else:
+                made.refuse(node, reason)
+        refused = made.refusals.values()
+        absent = [r.node for r in refused if r.reason.is_absence]
+        proven = sum(r.reason.proves_fault for r in refused)
+        count = min(len(absent), len(spare))
+        self.assertEqual(tuple(made.replacements.values()), spare[:count])
+        self.assertLessEqual(set(made.replacements), set(absent))
+        self.assertEqual(len(made.usable), size - made.charged())
+        self.assertEqual(made.charged(), len(absent) - count + proven)
+        self.assertEqual(sorted([*made.usable, *made.refusals]), made.asked)
+        self.assertTrue(made.honest_complete)
+        verdict = made.verdict(lambda n, f: None)
+        if isinstance(verdict, Proceed) and verdict.nodes:
+            self.assertEqual((verdict.nodes, verdict.f), (made.usable, budget - proven))
+            self.assertLessEqual(made.charged(), budget)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.algorithms import Dsgd
+from byzpy_tw import Registration, hookimpl
+from byzpy_tw.algorithms import Dsgd, Participants
 from byzpy_tw.algorithms.hypergeometric import hypergeometric_tail
 from byzpy_tw.algorithms.participation import bare_state, survey
 from byzpy_tw.algorithms.rules import resolve_rules
@@ -253,6 +254,23 @@ class ConfigurationTests(SynchronousTestCase):
         told = self.notices(num_honest=80, num_byz=20)
         self.assertEqual(len(told), 2, told)
         self.assertIn("20 Byzantine nodes are more than f = 10", told[1])
+
+    def test_own_participants(self) -> None:
+        """An algorithm that names participants itself has no use for the option."""
+
+        class Own(Dsgd):
+            def participants(self, state: Any) -> Participants:
+                return Participants(range(13), 6)
+
+        class Plugin:
+            @hookimpl
+            def register_algorithms(self) -> list[Registration]:
+                return [Registration("own", Own)]
+
+        names = load(only=(), extra={"acme": Plugin()})
+        words = "--participants has no use with --algorithm own, which names the participants"
+        with self.assertRaisesRegex(ConfigError, words):
+            resolve_rules(options(algorithm="own"), names)
 
     def test_only_byzantine(self) -> None:
         """The rounds without an honest node are told, from their expected number."""

@@ -251,6 +251,29 @@ class PoisonTests(SynchronousTestCase):
         if sum(sorted(weights)[7 - f :]) < 0.499 * sum(weights):
             self.assertLessEqual(float(got.abs().max()), 10.0)
 
+    @quick
+    @given(numbers, st.lists(st.floats(-30, 30), min_size=9, max_size=9))
+    def test_weights_of_any_size(self, seed: int, powers: list[float]) -> None:
+        """The answer lies among the rows, also where weights differ by 60 powers of ten."""
+        for rows in (cloud(seed), cloud(seed).float()):
+            low, high = rows.min(dim=0).values - 1e-4, rows.max(dim=0).values + 1e-4
+            for name, make in TAKING.items():
+                got = make(f=2)(rows, context=context([10.0**power for power in powers]))
+                self.assertTrue(bool(((low <= got) & (got <= high)).all()), (name, got))
+
+    def test_more_than_half_of_the_weight(self) -> None:
+        """A node with most of it decides, unless its row is refused; the answer is finite."""
+        honest, weights = cloud(8), [20, *range(1, 9)]
+        for name, make in TAKING.items():
+            for poison in POISONS:
+                rows = honest.float()
+                rows[0] = poison
+                got = make(f=1)(rows, context=context(weights))
+                self.assertTrue(bool(torch.isfinite(got).all()), (name, poison))
+                if not abs(poison) <= 1e16:
+                    alone = make(f=0)(rows[1:], context=context(weights[1:]))
+                    torch.testing.assert_close(got, alone, msg=name)
+
     def test_refused_rows(self) -> None:
         """The others share the weight, and f pays; more than f are refused."""
         rows = cloud(7, n=13)

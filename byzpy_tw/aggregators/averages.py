@@ -44,7 +44,7 @@ class NormBound:
 
     References
     ----------
-    Sun et al., "Can You Really Backdoor Federated Learning?", 2019, section 4 (without its noise).
+    Sun et al., "Can You Really Backdoor Federated Learning?", 2019, without its noise.
     """
 
     inner_products: ClassVar[bool] = False

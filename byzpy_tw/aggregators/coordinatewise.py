@@ -130,7 +130,7 @@ class RobustLearningRate:
     References
     ----------
     Ozdayi, Kantarcioglu and Gel, "Defending against Backdoors in Federated Learning with Robust
-    Learning Rate", AAAI 2021, equation 5.
+    Learning Rate", AAAI 2021.
     """
 
     coordinatewise: ClassVar[bool] = True

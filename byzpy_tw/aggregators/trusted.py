@@ -73,7 +73,7 @@ class Zeno:
     References
     ----------
     Xie, Koyejo and Gupta, "Zeno: Distributed Stochastic Gradient Descent with Suspicion-based
-    Fault-tolerance", ICML 2019, Definition 2 and Algorithm 1.
+    Fault-tolerance", ICML 2019, Algorithm 1.
     """
 
     needs_score: ClassVar[bool] = True

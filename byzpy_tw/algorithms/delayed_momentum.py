@@ -82,7 +82,8 @@ class DelayedMomentum(Dsgd):
         The nodes selected are those of this round.  Raises the rules' errors.
         """
         # In their own memory, which has its old rows again afterwards: a copy would double it.
-        kept, everyone = _rows(state), tuple(range(self.config.n))
+        # `data` has a version of its own, for `write_guard`.
+        kept, everyone = _rows(state).data, tuple(range(self.config.n))
         before = kept[list(nodes)]
         try:
             _replace(kept, nodes, rows)

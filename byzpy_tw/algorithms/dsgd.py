@@ -21,7 +21,7 @@ from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.algorithms.sampling import Sampling
 from byzpy_tw.algorithms.state import State, map_leaves
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, STEP, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run_config import RunConfig
@@ -33,10 +33,7 @@ from byzpy_tw.vectors import norm_fault, norm_of, round_to_dtype
 
 @define(eq=False)
 class Dsgd:
-    """The rounds of a run of `config` with its `rules`.
-
-    Every node takes part in each, or a sample of the nodes (``--participants``).
-    """
+    """Distributed SGD of all nodes, or of a sample of them in each round."""
 
     config: RunConfig
     rules: ResolvedRules
@@ -84,8 +81,12 @@ class Dsgd:
         return Participants(nodes, f, spare)
 
     def request(self, state: State) -> Tensor:
-        (parameters,) = self.rules.aggregation.device.fetch([state.parameters])
-        return round_to_dtype(parameters, self.wire)
+        return round_to_dtype(self._fetch(state.parameters), self.wire)
+
+    def _fetch(self, vector: Tensor) -> Tensor:
+        """Return `vector` in the CPU's memory."""
+        (found,) = self.rules.aggregation.device.fetch([vector])
+        return found
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
         """Return the row that is aggregated for the vector that `node` sent, ``(d,)`` float32.
@@ -118,7 +119,7 @@ class Dsgd:
         with plugin_call(f"attack {config.attack!r}"):
             known = Knowledge.for_attack(
                 rules.attack_with_budget(f), rows, context=context, state=memory,
-                memory=dict(state.aggregation),
+                step=state.step, memory=dict(state.aggregation),
             )  # fmt: skip
         found = {piece: getattr(known, piece) for piece in PIECES}
         shown = {piece: tensor for piece, tensor in found.items() if tensor is not None}
@@ -131,6 +132,12 @@ class Dsgd:
             return config.num_byz
         nodes, _ = self._sampling.draw(state.round)
         return max(1, sum(node >= config.num_honest for node in nodes))  # a spare one, at least
+
+    @property
+    def _shows_step(self) -> bool:
+        """True if the attack is shown the last round's change of the parameters."""
+        attack = self.rules.attack
+        return attack is not None and STEP in pieces_of(attack)
 
     def past_vectors(self, state: State) -> Mapping[int, Tensor]:
         """Return the vectors that a replaying attack sends again, by Byzantine node."""
@@ -163,9 +170,10 @@ class Dsgd:
 
         Raises `Diverged` where its vector is not finite.
         """
-        root_set, needs, found = self.rules.root_set, self.rules.root_needs, dict[str, Any]()
-        if root_set is None:
+        found: dict[str, Any] = {}
+        if (root_set := self.rules.root_set) is None:
             return found
+        needs = self.rules.root_needs
         if "root" in needs:
             sent = round_to_dtype(root_set.vector(state.round, self.request(state)), self.wire)
             found["root"] = sent.float()
@@ -206,6 +214,7 @@ class Dsgd:
             parameters = parameters.clone()
         if not reuse:
             optimizer = map_leaves(optimizer, _clone)
+        before = parameters.clone() if self._shows_step else None
         if nodes or state.rows is not None:
             self._step(parameters, aggregated.vector, optimizer, state.round)
         return evolve(
@@ -217,6 +226,7 @@ class Dsgd:
             history=self._history(state, nodes, rows),
             aggregation=aggregated.memory,
             attack=attack,
+            step=None if before is None else self._fetch(parameters - before),
         )
 
     def _step(self, parameters: Tensor, vector: Tensor, state: dict[str, Any], round: int) -> None:

@@ -147,11 +147,18 @@ class GuardedAlgorithm:
             found = self.made.reveal(state, nodes, rows, f)
         self._check(isinstance(found, Revealed), "reveal", found, "a Revealed")
         with self._checking():
-            self._check_pieces(found.pieces, *rows.shape)
+            honest = None if found.honest is None else int(index(found.honest))
+            if honest is not None and not 0 < honest <= self.config.num_honest:
+                raise BadRuleOutput(
+                    f"{self.who}: reveal returned pieces of {clean_value(honest, 20)} honest rows, "
+                    f"expected 1 to {self.config.num_honest}"
+                )
+            h, d = rows.shape
+            self._check_pieces(found.pieces, h if honest is None else honest, d)
             self._check(isinstance(found.memory, Mapping), "reveal (its memory)", found.memory,
                         "a dict")  # fmt: skip
             shown = {piece: _plain(tensor) for piece, tensor in found.pieces.items()}
-            return Revealed(shown, _copy_from_rows(found.memory, rows))
+            return Revealed(shown, _copy_from_rows(found.memory, rows), honest)
 
     def _check_pieces(self, found: Any, h: int, d: int) -> None:
         """Raise an error unless `found` are pieces of knowledge of `h` rows, as they travel."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,10 @@ def capped(shares: Tensor, most: float) -> Tensor:
     if falling[0] <= most:
         return shares
     level = falling[-1]  # all have the same then
+    rests = [*accumulate(reversed(falling))][::-1]  # the sum from each on
     for cut in range(1, count):
-        rest = math.fsum(falling[cut:])
-        if cut * most < 1 and most * rest / (1 - cut * most) >= falling[cut]:
-            level = most * rest / (1 - cut * most)
+        if cut * most < 1 and most * rests[cut] / (1 - cut * most) >= falling[cut]:
+            level = most * rests[cut] / (1 - cut * most)
             break
     return shares_of(shares.clamp(max=level))
 

@@ -69,6 +69,7 @@ class ResolvedRules:
                 f=f,
                 run_pipeline=lambda: self.aggregation.pipeline(f),
                 exact=None if config.search is None else config.search == "exact",
+                updates=config.local_steps is not None,
             )
         return self._attacks[f]
 

@@ -22,7 +22,8 @@ class State:
     ``parameters`` are ``(d,)``; ``optimizer`` is the optimizer's state.  ``momenta`` maps honest
     nodes to theirs, ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation``
     and ``attack`` are the memory of the rules and of the attack.  ``rows`` are the ``(n, d)`` last
-    vectors of all nodes, where the algorithm aggregates these.  No algorithm reads ``probation``,
+    vectors of all nodes, where the algorithm aggregates these.  ``step`` is the last round's change
+    of the parameters, ``(d,)``, where the attack is shown it.  No algorithm reads ``probation``,
     the nodes' conduct, and ``elapsed``, in seconds: the trainer keeps them here.
     """
 
@@ -36,6 +37,7 @@ class State:
     probation: Mapping[str, Any] = field(factory=dict)
     elapsed: float = 0.0
     rows: Tensor | None = None
+    step: Tensor | None = None
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -7,13 +7,21 @@ the node's behaviour where that is more than to send a vector.
 """
 
 from byzpy_tw.attacks.alie import ALittleIsEnough
+from byzpy_tw.attacks.backdoor import Backdoor, ModelReplacement
 from byzpy_tw.attacks.behaviour import Garbage, LabelFlip, Replay, Silent, Slow
 from byzpy_tw.attacks.blind import Gaussian, Huge, Infinite, NotANumber
+from byzpy_tw.attacks.free_rider import FreeRider
 from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of, shapes
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.mimic import Mimic
 from byzpy_tw.attacks.optimal import OptimalALIE, OptimalIPM
-from byzpy_tw.attacks.simple import Empire, InnerProductManipulation, NoAttack, SignFlip
+from byzpy_tw.attacks.simple import (
+    Empire,
+    InnerProductManipulation,
+    NoAttack,
+    Scaling,
+    SignFlip,
+)
 from byzpy_tw.attacks.spread import MinMax, MinSum
 
 __all__ = [
@@ -21,7 +29,9 @@ __all__ = [
     "LEVELS",
     "TIERS",
     "ALittleIsEnough",
+    "Backdoor",
     "Empire",
+    "FreeRider",
     "Garbage",
     "Gaussian",
     "Huge",
@@ -32,11 +42,13 @@ __all__ = [
     "Mimic",
     "MinMax",
     "MinSum",
+    "ModelReplacement",
     "NoAttack",
     "NotANumber",
     "OptimalALIE",
     "OptimalIPM",
     "Replay",
+    "Scaling",
     "SignFlip",
     "Silent",
     "Slow",
@@ -58,7 +70,11 @@ BUILTIN = (
     ("mimic", Mimic, ()),
     ("min-max", MinMax, ()),
     ("min-sum", MinSum, ()),
+    ("scaling", Scaling, ()),
     ("label-flip", LabelFlip, ()),
+    ("backdoor", Backdoor, ()),
+    ("model-replacement", ModelReplacement, ()),
+    ("free-rider", FreeRider, ()),
     ("gaussian", Gaussian, ()),
     ("inf", Infinite, ()),
     ("nan", NotANumber, ()),

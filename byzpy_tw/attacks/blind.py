@@ -12,6 +12,14 @@ from byzpy_tw.parameters import real
 from byzpy_tw.seeds import Context
 
 
+def normal_noise(known: Knowledge, context: Context | None, purpose: str) -> Tensor:
+    """Return standard normal numbers, ``(d,)``, of the stream `purpose` of the node's round."""
+    stream = (context or Context()).stream(purpose)
+    double = known.dtype == torch.float64
+    noise = stream.standard_normal(known.dimension, dtype=np.float64 if double else np.float32)
+    return torch.from_numpy(noise)
+
+
 @attack("nothing")
 class Gaussian:
     """Independent normal noise, different at each node and in each round.
@@ -23,10 +31,8 @@ class Gaussian:
     sigma: float = real(1.0, least=0.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        stream = (context or Context()).stream("gaussian")
-        double = known.dtype == torch.float64
-        noise = stream.standard_normal(known.dimension, dtype=np.float64 if double else np.float32)
-        return torch.from_numpy(noise).mul_(self.sigma).add_(self.mu).to(known.dtype)
+        noise = normal_noise(known, context, "gaussian")
+        return noise.mul_(self.sigma).add_(self.mu).to(known.dtype)
 
 
 @attack("nothing")

@@ -29,6 +29,22 @@ class NoAttack:
         return known.own
 
 
+@attack("own", "own")
+class Scaling:
+    """``scale`` times the node's own honest gradient, or update.
+
+    References
+    ----------
+    Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
+    NeurIPS 2017, Lemma 1: one vector that is large enough decides a mean.
+    """
+
+    scale: float = real(10.0)
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return scale_vector(known.own, self.scale)
+
+
 @attack()
 class SignFlip:
     """``scale`` times the honest mean, or times the node's own gradient.

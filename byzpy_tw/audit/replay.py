@@ -42,6 +42,7 @@ from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.workers.poisoning import make_poisoning
 
 
 class ImmediateExecutor(Executor):
@@ -148,7 +149,10 @@ def prepare_replay(
     use_initial_values(config, model, folder, description)
     model = model.to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
-    evaluator = Evaluator.of_run(spec, model, host.dataset, host.trial_outcome, who)
+    poisoning = make_poisoning(
+        rules.attack, registry.owner("attack", config.attack), host.dataset, spec.seed
+    )  # fmt: skip
+    evaluator = Evaluator.of_run(spec, model, host.dataset, host.trial_outcome, who, poisoning)
     algorithm = rules.make_algorithm()
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs, weights)

@@ -87,10 +87,11 @@ def run(chosen: argparse.Namespace) -> int:
         recorded, names, pool, threads, chosen.data_root, nodes, _Progress(write)
     )
     config, start = recorded.config, _start(chosen.start, verification.checkpointed_rounds())
+    asked = "" if config.participants is None else f" ({config.participants} of them a round)"
     write(
         f"byzpy_tw: verify {chosen.folder}: {len(recorded.rounds)} rounds of {config.model} on "
-        f"{config.dataset}, {config.num_honest} honest and {config.num_byz} Byzantine nodes, "
-        f"{config.pipeline} with f = {config.f}"
+        f"{config.dataset}, {config.num_honest} honest and {config.num_byz} Byzantine nodes"
+        f"{asked}, {config.pipeline} with f = {config.f}"
     )
     what = f"rounds {start} to {len(recorded.rounds) - 1}"
     if nodes:

@@ -161,7 +161,7 @@ def _find_unused_rates(
         for name in filter(given, _OF_GRADIENTS[own:]):
             yield name, ("algorithm",), (
                 f"with --algorithm {parse(config.algorithm).name}, whose parameters are the nodes' "
-                "(lr, momentum, weight_decay, clip); the server's are those of --optimizer, by "
+                "(lr, momentum, weight_decay, clip); the trainer's are those of --optimizer, by "
                 "default sgd:lr=1,momentum=0"
             )  # fmt: skip
     elif registry is not None and given("lr"):

@@ -62,15 +62,22 @@ def build_attack(
     f: int,
     run_pipeline: Callable[[], Pipeline] | None = None,
     exact: bool | None = None,
+    updates: bool = True,
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
     With `run_pipeline`, on the trainer, an attack on rules is aimed at those that it names, or at
     the run's own.  Servers need not have them: the trainer finds the attack's ``strength``, which
-    travels.  `exact` is the run's own for an attack that searches, if its text has none.  Raises
-    `BadParameter` where the attack makes no sense for these numbers.
+    travels.  `exact` is the run's own for an attack that searches, if its text has none.  Nodes
+    send `updates` after local steps, or gradients.  Raises `BadParameter` where the attack makes
+    no sense for these numbers, or for gradients.
     """
     made = names.make("attack", text, f=f, exact=exact)
+    if getattr(made, "needs_updates", False) and not updates:
+        raise BadParameter(
+            f"{text} needs nodes that train a model of their own and send its update, and these "
+            "send gradients: use --algorithm fedavg:steps=K,lr=RATE, or another attack"
+        )
     if hasattr(made, "check"):
         with plugin_call(names.owner("attack", text)):
             made.check(n=n, b=b)

@@ -153,7 +153,7 @@ class _Trial:
         given = rows.clone()
         honest = [node for node in nodes if node < self.config.num_honest]
         shown = Revealed({}, state.attack)
-        if len(honest) < len(nodes):
+        if len(honest) < len(nodes) and (honest or asked.rows is not None):
             shown = algorithm.reveal(state, honest, rows[: len(honest)], asked.f)
             algorithm.past_vectors(state)
         aggregated = algorithm.aggregate(state, nodes, asked.f, rows)

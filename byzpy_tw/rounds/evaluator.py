@@ -12,17 +12,18 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
-from byzpy_tw.batches import Batch, cut, map_tensors, take
+from byzpy_tw.batches import Batch, cut, length, map_tensors, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.rounds.statistics_sample import StatisticsSample
 from byzpy_tw.tasks import ACCURACY, Metric, Task
-from byzpy_tw.tasks.metric import VALIDATION, VALIDATION_LOSS, with_validation
+from byzpy_tw.tasks.metric import ATTACK_SUCCESS, VALIDATION, VALIDATION_LOSS, with_validation
 from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.workers.gradients import model_provider
 from byzpy_tw.workers.loss import compute_outputs
 from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.poisoning import Poisoning
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.validation import validation_indices
 
@@ -65,7 +66,8 @@ class Evaluation:
 class Evaluator:
     """The model that is being trained, evaluated in jobs of a fixed size.
 
-    That is on the test data, and on the training data at the indices `validation`.
+    That is on the test data, on the training data at the indices `validation`, and, for the rate of
+    success of an attack, on what its `poisoning` makes of the test data.
     """
 
     model: nn.Module
@@ -75,6 +77,7 @@ class Evaluator:
     who: str = "the model"  # whose code it is, for its errors
     sample: StatisticsSample = StatisticsSample(())  # for statistics of BatchNorm
     validation: Tensor = field(factory=partial(torch.empty, 0, dtype=torch.int64))
+    poisoning: Poisoning | None = None
     parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
     _leaves: list[Tensor] = field(init=False)  # the trained parameters
     _numbers: int = field(init=False)  # in all parameters, frozen ones too
@@ -82,12 +85,15 @@ class Evaluator:
 
     @classmethod
     def of_run(
-        cls, spec: RunSpec, model: nn.Module, data: Dataset, trial: TrialOutcome, who: str
-    ) -> Evaluator:
+        cls, spec: RunSpec, model: nn.Module, data: Dataset, trial: TrialOutcome, who: str,
+        poisoning: Poisoning | None = None,
+    ) -> Evaluator:  # fmt: skip
         """Return the evaluator of a run, whose model was tried with the outcome `trial`."""
         validation = torch.from_numpy(validation_indices(spec, data))
         sample = StatisticsSample.of(model, spec, data)
-        return cls(model, data, trial.task, trial.needs_copies, who, sample, validation)
+        return cls(
+            model, data, trial.task, trial.needs_copies, who, sample, validation, poisoning
+        )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
         self.model.eval()
@@ -116,7 +122,11 @@ class Evaluator:
 
     @property
     def jobs(self) -> int:
-        """The number of shares of the test data and of the validation data."""
+        """The number of shares of the test data, of the validation data, and of poisoned ones."""
+        return self._clean_jobs + (self._test_jobs if self._measures_success else 0)
+
+    @property
+    def _clean_jobs(self) -> int:
         return self._test_jobs - (-len(self.validation) // self._share)
 
     @property
@@ -127,7 +137,21 @@ class Evaluator:
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics of an evaluation, those of the validation data last."""
         metrics = tuple(self.task.metrics)
-        return with_validation(metrics) if len(self.validation) else metrics
+        success = (ATTACK_SUCCESS,) if self._measures_success else ()
+        aside = with_validation(metrics)[len(metrics) :] if len(self.validation) else ()
+        return (*metrics, *success, *aside)
+
+    @property
+    def _measures_success(self) -> bool:
+        """True where an attack poisons data whose targets are one class for each example."""
+        names = {metric.name for metric in self.task.metrics}
+        return (
+            self.poisoning is not None
+            and self.dataset.classes is not None
+            and self.dataset.target_shape == ()
+            and ACCURACY.name in names
+            and ATTACK_SUCCESS.name not in names
+        )
 
     def chance(self) -> dict[str, float]:
         """Return the value of each metric for the best answer that ignores its input, if known."""
@@ -164,8 +188,13 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, job: int) -> EvaluationShare:
-        """Evaluate share `job`, of the test data or, after these, of the validation data."""
-        x, y = self._read_share(job)
+        """Evaluate share `job`, of the test data, then the validation data, then poisoned ones."""
+        if job >= self._clean_jobs:
+            x, y = self._poison_share(job - self._clean_jobs)
+            if not length(y):
+                return EvaluationShare(0.0, {}, 0)
+        else:
+            x, y = self._read_share(job)
         device = self.parameters.device
         # A task may write to targets.
         targets = map_tensors(lambda y: y.to(device, copy=True), y)
@@ -184,12 +213,28 @@ class Evaluator:
         chosen = self.validation[begin : begin + self._share]
         return take(train.x, chosen), take(train.y, chosen)
 
+    def _poison_share(self, job: int) -> tuple[Batch, Batch]:
+        """Return what the attack makes of share `job` of the test data, with its targets.
+
+        That is without the examples whose target stays as it was.
+        """
+        assert self.poisoning is not None
+        x, y = self._read_share(job)
+        poisoned, targets = self.poisoning(map_tensors(torch.clone, x), map_tensors(torch.clone, y))
+        assert isinstance(y, Tensor) and isinstance(targets, Tensor)
+        changed = (targets != y).nonzero().flatten()
+        return take(poisoned, changed), take(targets, changed)
+
     def add_up(self, shares: Sequence[EvaluationShare]) -> Evaluation:
         """Return the evaluation that `shares`, in order, add up to."""
-        if not len(self.validation):
-            return self._add_up(shares, "test")
         found = self._add_up(shares[: self._test_jobs], "test")
-        aside = self._add_up(shares[self._test_jobs :], "validation")
+        if self._measures_success:
+            poisoned = [share for share in shares[self._clean_jobs :] if share.weight]
+            rate = self._add_up(poisoned, "poisoned test").metrics[ACCURACY.name]
+            found = evolve(found, metrics={**found.metrics, ATTACK_SUCCESS.name: rate})
+        if not len(self.validation):
+            return found
+        aside = self._add_up(shares[self._test_jobs : self._clean_jobs], "validation")
         more = {f"{VALIDATION}{name}": value for name, value in aside.metrics.items()}
         loss = aside.loss if math.isfinite(aside.loss) else None
         return evolve(found, metrics={**found.metrics, **more, VALIDATION_LOSS.name: loss})

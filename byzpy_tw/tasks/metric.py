@@ -110,10 +110,11 @@ class Metric:
 def check_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
     """Return `metrics`; raise `ValueError` unless a task can have them.
 
-    Those of the validation data are not counted.
+    Those of the validation data, and the attack's, are not counted.
     """
     names = [metric.name for metric in metrics]
-    count = sum(not metric.is_of_validation for metric in metrics)
+    own = [metric for metric in metrics if metric != ATTACK_SUCCESS]
+    count = sum(not metric.is_of_validation for metric in own)
     if not 1 <= count <= _MOST or len(set(names)) < len(names):
         raise ValueError(
             f"a task has 1 to {_MOST} metrics with a name each, got {', '.join(names) or 'none'}"
@@ -122,6 +123,9 @@ def check_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 ACCURACY = Metric("accuracy", format=".2%")
+# Of an attack that poisons data: the accuracy, by its own targets, on what it makes of the test
+# examples whose target it changes.
+ATTACK_SUCCESS = Metric("attack_success_rate", better="lower", format=".2%")
 VALIDATION_LOSS = Metric(f"{VALIDATION}loss", better="lower")
 
 

@@ -41,6 +41,7 @@ from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.poisoning import make_poisoning
 from byzpy_tw.workers.precision import check_precision
 from byzpy_tw.workers.shards import check_shards, make_shards, sizes_of
 from byzpy_tw.workers.tasks import task_of
@@ -194,7 +195,10 @@ def prepare_data(
     attack = _try_attack(config, registry, dimension)
     rules.make_root_set(data, outcome, root)
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    evaluator = Evaluator.of_run(spec, model, data, outcome, who)
+    poisoning = make_poisoning(
+        rules.attack, registry.owner("attack", config.attack), data, spec.seed
+    )  # fmt: skip
+    evaluator = Evaluator.of_run(spec, model, data, outcome, who, poisoning)
     device = rules.aggregation.device.description
     here = environment(registry, probe=probe(), device=device, threads=threads)
     task = parse(task_of(spec, registry, data)).name
@@ -246,7 +250,10 @@ def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:
     if not config.num_byz:
         return ""
     n, b, f = config.n, config.num_byz, config.f
-    make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
+    make = partial(
+        build_attack, registry, config.attack, n=n, b=b, f=f,
+        updates=config.local_steps is not None,
+    )  # fmt: skip
     return getattr(try_attack(make, config.spec(), dimension), "digest", "")
 
 

@@ -163,7 +163,7 @@ class RoundRunner:
         round = Round(
             number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes,
             asked.spare, asked.rows,
-            config.local_steps is not None,
+            local_steps=config.local_steps is not None,
         )  # fmt: skip
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)

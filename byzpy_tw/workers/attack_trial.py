@@ -160,6 +160,7 @@ def made_up_knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -
         known,
         own=rows[h] if "own" in needs else None,
         past=rows[h + 1] if "past" in needs else None,
+        step=rows[h + 1] if "step" in needs else None,
         strength=torch.ones(1, dtype=torch.float64) if "strength" in needs else None,
     )
 

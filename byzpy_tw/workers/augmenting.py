@@ -41,12 +41,12 @@ def augment_examples(
     who = f"data {data.name!r}: augment"
     with plugin_call(who):
         found = data.augment(examples, numbers)
-        if _kinds(found) != _kinds(examples):
-            raise UnsuitableData(f"{who} returned {_kinds(found)} for {_kinds(examples)}")
+        if kinds_of(found) != kinds_of(examples):
+            raise UnsuitableData(f"{who} returned {kinds_of(found)} for {kinds_of(examples)}")
     return found
 
 
-def _kinds(batch: Batch) -> str:
+def kinds_of(batch: Batch) -> str:
     """Return the types and shapes of the tensors of `batch`, in words."""
     tensors = batch.values() if isinstance(batch, dict) else [batch]
     if all(isinstance(tensor, Tensor) for tensor in tensors):

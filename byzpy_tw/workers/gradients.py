@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import seeds
-from byzpy_tw.batches import Batch, cut, take
+from byzpy_tw.batches import Batch, cut, join, take
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
@@ -36,6 +36,7 @@ from byzpy_tw.workers.device import Device, put_batches
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.micro_batch import cut_batch
 from byzpy_tw.workers.out_of_memory import explain_out_of_memory
+from byzpy_tw.workers.poisoning import NodePoisoning
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
@@ -90,6 +91,7 @@ class MicroBatches:
     node: int
     round: int  # the batch's number among those of the node
     flip_targets: bool
+    poisoning: NodePoisoning | None = None  # of the shard, where the node's attack does that
     join_single: bool = False  # as models with BatchNorm need
     _places: Sequence[slice] = field(init=False)  # of the parts in the batch
 
@@ -103,15 +105,35 @@ class MicroBatches:
         return len(self._places)
 
     @cached_property
+    def _chosen(self) -> np.ndarray:
+        """The batch: ``(b,)`` int64 places in the shard."""
+        return self.order.choose(len(self.shard), self.node, self.round)
+
+    @cached_property
     def indices(self) -> np.ndarray:
         """The batch: ``(b,)`` int64 indices into the training data."""
-        return self.shard[self.order.choose(len(self.shard), self.node, self.round)]
+        return self.shard[self._chosen]
 
     @cached_property
     def targets(self) -> Batch:
-        """The batch's targets, in memory of their own: false ones for ``label-flip``."""
-        targets = take(self.dataset.train.y, self.indices)
+        """The batch's targets, in memory of their own: false ones for some attacks."""
+        if self.poisoning is None:
+            targets = take(self.dataset.train.y, self.indices)
+        else:
+            targets = join([self._poisoned(place)[1] for place in self._places])
         return self.task.flip(targets) if self.flip_targets else targets
+
+    def _examples(self, place: slice) -> Batch:
+        """The examples of a part, in memory of their own, before augmentation."""
+        if self.poisoning is None:
+            return take(self.dataset.train.x, self.indices[place])
+        return self._poisoned(place)[0]
+
+    def _poisoned(self, place: slice) -> tuple[Batch, Batch]:
+        """The examples and targets of a part, some of them poisoned."""
+        assert self.poisoning is not None
+        indices, train = self.indices[place], self.dataset.train
+        return self.poisoning(take(train.x, indices), take(train.y, indices), self._chosen[place])
 
     @cached_property
     def numbers(self) -> Tensor:
@@ -140,12 +162,12 @@ class MicroBatches:
 
     def _compute(self, part: int) -> list[Tensor]:
         """Return the pieces of the gradient of part `part`, flat, and its loss, on the device."""
-        spec, train = self.spec, self.dataset.train
+        spec = self.spec
         if not self.weight:  # such as padding alone: its mean loss is not a number
             shapes = [*((leaf.numel(),) for leaf in self.leaves), ()]
             return [torch.zeros(shape, device=self.device.place) for shape in shapes]
         place = self._places[part]
-        examples = take(train.x, self.indices[place])
+        examples = self._examples(place)
         if self.dataset.augment is not None:
             examples = augment_examples(self.dataset, examples, self.numbers[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)

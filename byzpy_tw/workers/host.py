@@ -36,6 +36,7 @@ from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, model_provider, submit
 from byzpy_tw.workers.local_training import LocalTraining
 from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.poisoning import NodePoisoning, Poisoning, make_poisoning
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.shards import check_shard, check_shards, shard_of
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_spec
@@ -55,6 +56,7 @@ class Node:
     spec: NodeSpec
     shard: np.ndarray  # (k,) int64, indices into the training data
     attack: Any = None
+    poisoning: NodePoisoning | None = None  # of its shard, where the attack does that
 
 
 @frozen
@@ -81,6 +83,7 @@ class NodeHost:
     nodes: dict[int, Node] = field(factory=dict, init=False)  # that were spawned
     registered: Registered | None = field(default=None, init=False)  # all nodes, if they are
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
+    _poisonings: dict[str, Poisoning | None] = field(factory=dict, init=False)  # likewise
     _batches: Callable[..., MicroBatches] = field(init=False)  # of a shard, node and round
     gradient_seconds: float = field(default=inf, init=False)  # of a core, for the fastest one
 
@@ -134,11 +137,13 @@ class NodeHost:
         number = shard_of(node, len(self._shards), self.spec)
         shard = self._shards[number]
         check_shard(number, len(shard), self.spec)
-        attack = None
+        attack, poisoned = None, None
         if node.attack is not None:
             self.prepare_attacks([node.attack])
-            attack = self._attacks[node.attack]
-        return Node(node, shard, attack)
+            attack, poisoning = self._attacks[node.attack], self._poisonings[node.attack]
+            if poisoning is not None:
+                poisoned = poisoning.of_node(self.spec.seed, node.node, len(shard))
+        return Node(node, shard, attack, poisoned)
 
     def register(self, most: int, attack: str | None) -> None:
         """Have all nodes of the run, of which a round asks at most `most`.
@@ -179,8 +184,13 @@ class NodeHost:
                 if len(self._attacks) >= MOST_ATTACKS:
                     raise LimitExceeded(f"over {MOST_ATTACKS} attacks in one run")
                 n, f, b = self.spec.n, self.spec.f, self.spec.byzantine
-                make = partial(build_attack, self._registry, text, n=n, b=b, f=f)
-                self._attacks[text] = try_attack(make, self.spec, self.dimension)
+                updates, who = self._local is not None, self._registry.owner("attack", text)
+                make = partial(
+                    build_attack, self._registry, text, n=n, b=b, f=f, updates=updates
+                )  # fmt: skip
+                attack = try_attack(make, self.spec, self.dimension)
+                self._poisonings[text] = make_poisoning(attack, who, self.dataset, self.spec.seed)
+                self._attacks[text] = attack
 
     def has_new_foreign_attack(self, attacks: Iterable[str]) -> bool:
         """Return whether `attacks` has a plugin's attack that is not prepared yet."""
@@ -206,11 +216,7 @@ class NodeHost:
         Several nodes are one job.  `done` gets the float32 gradients in order, with an
         exception in the place of one that failed.  Work ends once `wanted` returns False.
         """
-        found = [(n, self._known(n)) for n in nodes]
-        work = [
-            self._batches(node.shard, n, round, behaviour_of(node.attack) == Behaviour.LABEL_FLIP)
-            for n, node in found
-        ]
+        work = [self._batch(self._known(number), round) for number in nodes]
         run = submit if self._local is None else self._local.submit
         run(pool, work, self._clipping(done), wanted, self._record_seconds)
 
@@ -222,6 +228,11 @@ class NodeHost:
     def attack_of(self, node: int) -> Any:
         """Return the attack of Byzantine `node`."""
         return self._known(node).attack
+
+    def _batch(self, node: Node, round: int) -> MicroBatches:
+        """Return the batch of `node` in `round`, or the first one of its local steps."""
+        flips = behaviour_of(node.attack) == Behaviour.LABEL_FLIP
+        return self._batches(node.shard, node.spec.node, round, flips, node.poisoning)
 
     def _clipping(self, done: Done) -> Done:
         """Return `done` behind ``--clip-norm``, which is of the gradient of a whole batch."""

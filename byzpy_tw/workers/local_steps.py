@@ -21,8 +21,8 @@ class LocalSteps:
     to it after that.
     """
 
-    steps: int | None = integer(None, least=1, most=1_000_000, none="those of `epochs`")
-    epochs: int | None = integer(None, least=1, most=10_000, none="as many as `steps` needs")
+    steps: int | None = integer(None, least=1, most=1_000_000, none="as many as `epochs` needs")
+    epochs: int | None = integer(None, least=1, most=10_000, none="`steps` decides")
     lr: float = real(above=0.0, most=1e30)
     momentum: float = real(0.0, least=0.0, most=1e30)
     weight_decay: float = real(0.0, least=0.0, most=1e30)

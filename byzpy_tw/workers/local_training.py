@@ -29,7 +29,7 @@ from byzpy_tw.workers.gradients import Answer, Done, Gradient, MicroBatches, mod
 from byzpy_tw.workers.local_steps import LocalSteps
 from byzpy_tw.workers.pool import Pool
 
-TURN_SECONDS = 0.25  # of a core
+TURN_SECONDS = 0.25  # of a core: another process does not end a turn
 
 
 @frozen(eq=False)

@@ -65,13 +65,23 @@ class Contributions:
             # Later ones may be read while the pool still aggregates.
             if frame.header.round != self.now.round or frame.time > self.now.time:
                 continue
-            if frame.time < self.begins:
+            premature = self._is_premature(frame)
+            if frame.time < self.begins or (premature and node < self.reference.config.num_honest):
                 continue
             if key not in settled and frame.server in transcript.servers_of(node, frame.time):
                 first.setdefault(node, []).append(frame)
-                if (frame.time, frame.server) not in ended:
+                # A Byzantine one is awaited from when it replaces another, and asked later.
+                if (frame.time, frame.server) not in ended and not premature:
                     settled.add(key)
         return first
+
+    def _is_premature(self, frame: Frame) -> bool:
+        """Return whether it is of a spare node that was not asked yet, and so may be dropped."""
+        node = frame.header.index
+        if node not in self.reference.asked.spare:
+            return False
+        asked = [a.time for a in self.trainer.transcript.asked if self._is_about(a, node)]
+        return frame.time < min(asked, default=frame.time)
 
     def _check_asked(self, asked: Participants) -> Iterator[str]:
         """Check that no other nodes than the participants were asked, and that they are told."""

@@ -16,7 +16,8 @@ from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadRequest
 from byzpy_tw.vectors import round_to_dtype
 
-PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength")
+STEP = "step"  # the last round's change of the parameters
+PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength", STEP)
 PAST = "past"  # travels too, in one frame for each node: its own past vector
 _WIDE = {"gram", "products", "strength"}  # float64, and small
 

@@ -10,7 +10,7 @@ Level = Literal["nothing", "own", "one", "moments", "gram", "all"]
 # The most that an attack of each level may be shown.
 LEVELS: Mapping[str, frozenset[str]] = {
     "nothing": frozenset(),
-    "own": frozenset({"own", "past"}),
+    "own": frozenset({"own", "past", "step"}),
     "one": frozenset({"one"}),
     "moments": frozenset({"mean", "std"}),
     "gram": frozenset({"mean", "std", "one", "gram", "products", "strength"}),
@@ -38,6 +38,8 @@ def pieces_of(attack: Any) -> tuple[str, ...]:
 
 def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each piece, in the order in which pieces travel."""
-    known: dict[str, tuple[int, ...]] = dict.fromkeys(("own", "past", "mean", "std", "one"), (d,))
+    known: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("own", "past", "step", "mean", "std", "one"), (d,)
+    )
     known |= {"gram": (h, h), "products": (2, h + 2), "strength": (1,), "vectors": (h, d)}
     return {piece: shape for piece, shape in known.items() if piece in pieces}

@@ -51,6 +51,7 @@ class Knowledge:
 
     ``own``      ``(d,)``    the node's own honest gradient
     ``past``     ``(d,)``    the vector that the node sent in an earlier round
+    ``step``     ``(d,)``    the last round's change of the parameters; None in round 0
     ``mean``     ``(d,)``    mean of the honest vectors
     ``std``      ``(d,)``    their population standard deviation, per coordinate
     ``one``      ``(d,)``    the vector of one honest node
@@ -70,6 +71,7 @@ class Knowledge:
     dtype: torch.dtype = torch.float32
     _own: Tensor | None = None
     _past: Tensor | None = None
+    _step: Tensor | None = None
     _mean: Tensor | None = None
     _std: Tensor | None = None
     _one: Tensor | None = None
@@ -80,7 +82,7 @@ class Knowledge:
     # Pieces that were read, and are not there.
     absent: set[str] = field(factory=set, init=False, repr=False)
 
-    own, past, mean, std, one = _Piece(), _Piece(), _Piece(), _Piece(), _Piece()
+    own, past, step, mean, std, one = (_Piece() for _ in range(6))
     gram, products, strength, vectors = _Piece(), _Piece(), _Piece(), _Piece()
 
     @classmethod
@@ -92,6 +94,7 @@ class Knowledge:
         needs: Collection[str] | None = None,
         own: Tensor | None = None,
         past: Tensor | None = None,
+        step: Tensor | None = None,
         one: int = 0,
         direction: str = "mean",
         measure: Measure | None = None,
@@ -106,7 +109,9 @@ class Knowledge:
         # A node's own gradient is known where the node is, not to the trainer.
         wanted = wanted - ({"own"} if measure is not None or needs else {"own", "strength"})
         (h, d), dtype = honest.shape, honest.dtype
-        everything = cls(h=h, dimension=d, dtype=dtype, own=own, past=past, vectors=honest)
+        everything = cls(
+            h=h, dimension=d, dtype=dtype, own=own, past=past, step=step, vectors=honest
+        )
         view = everything.with_pieces(wanted, one=one, direction=direction, measure=measure)
         return view if "vectors" in wanted else attrs.evolve(view, vectors=None)
 
@@ -118,6 +123,7 @@ class Knowledge:
         *,
         own: Tensor | None = None,
         past: Tensor | None = None,
+        step: Tensor | None = None,
         context: Context | None = None,
         state: dict[str, Any] | None = None,
         memory: dict[str, Any] | None = None,
@@ -131,7 +137,7 @@ class Knowledge:
         level: Level = getattr(attack, "knowledge", "all")
         needs = pieces_of(attack)
         options = piece_options(attack, honest, context, state, memory)
-        return cls.of(honest, level, needs=needs, own=own, past=past, **options)
+        return cls.of(honest, level, needs=needs, own=own, past=past, step=step, **options)
 
     def with_pieces(
         self,
@@ -145,7 +151,7 @@ class Knowledge:
 
         Raises `NeedsContext` for a piece that is neither here nor computable.
         """
-        lacking = {p for p in pieces if not self.has(p)} - {"past"}
+        lacking = {p for p in pieces if not self.has(p)} - {"past", "step"}
         found: dict[str, Any] = {}
         if self.has("vectors"):
             found = _computed(self.vectors, lacking, one, direction)
@@ -165,7 +171,7 @@ class Knowledge:
 
     def private_copy(self) -> Knowledge:
         """Return the same in memory of its own, but for ``vectors``."""
-        pieces = ("own", "past", "mean", "std", "one", "gram", "products", "strength")
+        pieces = ("own", "past", "step", "mean", "std", "one", "gram", "products", "strength")
         found: dict[str, Any] = {p: getattr(self, p).clone() for p in pieces if self.has(p)}
         return attrs.evolve(self, **found)
 
