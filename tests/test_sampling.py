@@ -204,7 +204,7 @@ class DrawTests(SynchronousTestCase):
         self.assertLessEqual(exceeded, 5)
 
     def test_absences_gain_nothing(self) -> None:
-        """Whoever is absent, the Byzantine nodes among all that may be drawn are covered."""
+        """The budget covers the Byzantine nodes among all that may be drawn, whoever is absent."""
         exceeded = 0
         for seed in range(40):
             made = sampling(100, 10, 15, 2, seed=seed)
