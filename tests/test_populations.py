@@ -7,14 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.server import Limits
-from byzpy_tw.errors import BadParameter, BadRequest, ServerBusy, ShardTooSmall
+from byzpy_tw.errors import BadParameter, BadRequest, ConfigError, ServerBusy, ShardTooSmall
 from byzpy_tw.protocol import commands
 from byzpy_tw.records.folder import CONFIG, ROUNDS
 from byzpy_tw.records.membership import add_server, merge_placement, read_nodes, record_nodes
@@ -25,8 +29,9 @@ from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.server_entry import FIRST_DELAY
 from byzpy_tw.workers.host import Node
 from byzpy_tw.workers.spec import NodeSpec
-from tests.cluster_case import ClusterCase
+from tests.cluster_case import REGISTRY, ClusterCase
 from tests.server_harness import BYZANTINE, HONEST, D, ServerCase, Trainer
+from tests.support import run_all
 from tests.test_sampled_runs import RunCase
 
 NODES = 3000
@@ -260,6 +265,21 @@ class PlacementTests(SynchronousTestCase):
             self.assertEqual(sum(map(len, found.values())), min(len(nodes), room if up else 0))
 
 
+class MemoryTests(SynchronousTestCase):
+    def test_momenta(self) -> None:
+        """Momenta of all nodes that may be asked are refused where they do not fit."""
+        config = RunConfig(
+            in_process=True, num_honest=100_000, num_byz=0, f=0, participants=100, rounds=500,
+            worker_momentum=0.9, aggregator="mean", dataset="synthetic", model="logreg",
+        )  # fmt: skip
+        rules = resolve_rules(config, REGISTRY)
+        rules.check_memory(1000)
+        words = r"--worker-momentum keeps .* 50,000 nodes x 1,000,000,000 parameters"
+        self.assertRaisesRegex(ConfigError, words, rules.check_memory, 10**9)
+        plain = resolve_rules(evolve(config, worker_momentum=0.0), REGISTRY)
+        plain.check_memory(10**9)
+
+
 class RecordTests(SynchronousTestCase):
     @given(st.integers(0, 50), st.integers(1, 9), st.integers(0, 3000))
     def test_there_and_back(self, first: int, step: int, count: int) -> None:
@@ -319,3 +339,18 @@ class RunTests(RunCase):
         shown = read(path).plain()
         self.assertLessEqual({node["node"] for node in shown["nodes"]}, asked)
         self.assertEqual(len(shown["nodes"]) + shown["unshown"], NODES)
+
+
+@pytest.mark.slow
+class ServersTests(TestCase):
+    def test_on_servers(self) -> None:
+        """Ten thousand nodes on two servers of their own come to the bits of one process."""
+        options = (
+            "--dataset synthetic:n=60000,classes=4,features=9 --num-honest 9500 --num-byz 500 "
+            "--f 500 --participants 31 --confidence 0.5 --attack empire --aggregator median "
+            "--batch-size 4 --rounds 6 --eval-interval 0 --model logreg"
+        )
+        here, there = run_all(self, [f"--in-process {options}", f"--local 2 {options}"])
+        digests = [[line["parameters_sha256"] for line in run["rounds"]] for run in (here, there)]
+        self.assertEqual(len(digests[0]), 6)
+        self.assertEqual(*digests)

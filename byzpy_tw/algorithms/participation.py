@@ -124,6 +124,13 @@ class Participation:
         """Why a sample's budget gives no guarantee, or None."""
         return None if self.sampling is None or self.keeps else self.sampling.gap()
 
+    def kept_vectors(self, config: RunConfig) -> int:
+        """Return how many nodes' vectors are kept in the end, where that is more than are asked."""
+        if self.keeps:
+            return self.sizes[0].n
+        asked = min(config.num_honest, self.asked * config.rounds)
+        return asked if config.worker_momentum and self.asked < config.n else 0
+
     def describe(self, config: RunConfig) -> str:
         """Return how many nodes take part in a round, in words; empty for all, with ``--f``."""
         if self.sampling is not None and self.keeps:

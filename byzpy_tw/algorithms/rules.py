@@ -124,17 +124,18 @@ class ResolvedRules:
         return GuardedAlgorithm(made, config, self._registry.owner("algorithm", text))
 
     def check_memory(self, dimension: int) -> None:
-        """Raise `ConfigError` where an algorithm's vectors of all nodes do not fit into memory."""
+        """Raise `ConfigError` where vectors that are kept of nodes do not fit into memory."""
+        config, there = self.config, physical_memory()
+        rows, cure = self.participation.kept_vectors(config), "--algorithm dsgd"
+        who, each = f"--algorithm {config.algorithm}", "each node"
         if not self.participation.keeps:
-            return
-        rows, there = self.participation.sizes[0].n, physical_memory()
+            who, each, cure = "--worker-momentum", "each node that was asked", "without momenta"
         needed = 4 * rows * dimension
         if needed > there:
             raise ConfigError(
-                f"--algorithm {self.config.algorithm} keeps a vector of each node in the trainer's "
-                f"memory: {rows:,} nodes x {dimension:,} parameters x 4 bytes are "
-                f"{needed / 2**30:.3g} GiB, and this machine has {there / 2**30:.3g}; use fewer "
-                "nodes, a smaller model, or --algorithm dsgd"
+                f"{who} keeps a vector of {each} in the trainer's memory: {rows:,} nodes x "
+                f"{dimension:,} parameters x 4 bytes are {needed / 2**30:.3g} GiB, and this "
+                f"machine has {there / 2**30:.3g}; use fewer nodes, a smaller model, or {cure}"
             )
 
     def check_sizes(self, algorithm: Algorithm) -> str | None:

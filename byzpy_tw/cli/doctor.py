@@ -151,6 +151,8 @@ def _environment_lines(doctor: Doctor) -> Iterator[str]:
 def _server_line(server: ServerCheck) -> str:
     nodes = ", ".join(str(node.node) for node in server.nodes[:10]) or "none"
     nodes += ", ..." * (len(server.nodes) > 10)
+    if server.most_asked is not None:
+        nodes = f"of all, {server.most_asked} in a round at most"
     outcome = "ok" if server.error is None else f"FAIL ({server.error.code})"
     parts = [f"{server.name}: {outcome}; nodes {nodes}"]
     if server.round_trip is not None:

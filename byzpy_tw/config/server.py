@@ -32,7 +32,11 @@ _timeout = partial(option, check=_seconds, metavar="SECONDS")
 class Limits:
     """The most that one server does for all trainers; a limit without a ``key`` has no option."""
 
-    nodes: int = _count(4096, "Nodes hosted at once, of all runs.", key="max-nodes")
+    nodes: int = _count(
+        4096,
+        "Nodes hosted at once, of all runs; where rounds ask some of a run's nodes, those asked.",
+        key="max-nodes",
+    )
     vector_mib: int = _count(1024, "Largest model's vector, in MiB.", key="max-vector-mib")
     runs: int = _count(16, "Runs open at once.", key="max-runs")
     shards: int = 500_000  # honest nodes of a run, wherever they are
