@@ -39,12 +39,15 @@ class CatalogueRunsTests(TestCase):
             "slow": "slow:seconds=600 --round-timeout 1",
             "silent": "silent --round-timeout 1",
             "replay": "replay:age=2 --round-timeout 1",
+            "model-replacement": "model-replacement --algorithm fedavg:steps=2,lr=0.1",
         }
         options = [f"--attack {texts.get(e.name, e.name)}" for e in entries]
         options += ["--attack replay:relabel=true,age=2", "--attack sign-flip:of=own"]
         options += ["--attack mimic:adaptive=true --worker-momentum 0.9"]
         options += ["--attack opt-ipm --aggregator trimmed-mean"]
-        names = [e.name for e in entries] + ["replay*", "sign-flip", "mimic", "opt-ipm"]
+        options += ["--attack free-rider:send=last,sigma=0.01"]
+        names = [e.name for e in entries]
+        names += ["replay*", "sign-flip", "mimic", "opt-ipm", "free-rider"]
         for name, option, (remote, here) in zip(names, options, self.both(options), strict=True):
             self.assertEqual(remote["code"], 0, (option, remote["result"]))
             self.assertEqual(
@@ -62,7 +65,7 @@ class CatalogueRunsTests(TestCase):
                 self.assertEqual(last, {}, option)
             made = registry.make("attack", option.split()[1])
             if made.knowledge in ("moments", "one", "own", "nothing"):
-                # Parameters to both servers, and at most mean, std and one past to each.
+                # Parameters to both servers, and at most mean, std and one other vector to each.
                 most = 3 * 2 * (D * 4 * 4 + 1000)
                 self.assertLess(remote["result"]["bytes_sent"], most, option)
             self.assertIn(made.knowledge, LEVELS)

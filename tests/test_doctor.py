@@ -259,6 +259,24 @@ class ServersTests(DoctorCase):
         self.assert_troubles(doctor)
         self.assertIn("a gradient back took over 4 s", " ".join(doctor.warnings))
 
+    async def test_a_round_that_takes_too_long(self) -> None:
+        """It is foreseen from one gradient, the nodes of a server and its threads."""
+        doctor = await self.examined([self.serve(registry_of(), None)])
+        self.assertNotIn("--round-timeout", " ".join(doctor.warnings))
+        [check] = doctor.servers
+        assert check.environment is not None
+        honest = sum(node.honest for node in check.nodes)
+        check.gradient, check.environment = 0.9, evolve(check.environment, threads=1)
+        check.handshake = evolve(
+            check.handshake, config=evolve(check.handshake.config, round_timeout=20.0)
+        )
+        check._warn_of_timeout()
+        self.assertEqual(check.warnings, [])
+        check.gradient = 18.0
+        check._warn_of_timeout()
+        self.assertIn(f"{honest} honest nodes on 1 threads need about {18 * honest} s a round",
+                      check.warnings[0])  # fmt: skip
+
     async def test_another_run_is_there(self) -> None:
         (self.folder / "run").mkdir()
         (self.folder / "run" / "rounds.jsonl").write_text("{}\n")

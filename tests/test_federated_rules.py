@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.aggregators import FLAME, FoolsGold, NormBound, Pipeline, RobustLearningRate
+from byzpy_tw.aggregators import FLAME, FoolsGold, Mean, NormBound, Pipeline, RobustLearningRate
 from byzpy_tw.aggregators.clusters import majority_component
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
@@ -76,6 +76,16 @@ class NormBoundTests(SynchronousTestCase):
         rows = tensor([3, 4], [0, -0.5], [0, 0], [0.3, 0.1])
         torch.testing.assert_close(NormBound()(rows), tensor(0.9, 0.4) / 4)
         torch.testing.assert_close(NormBound(max_norm=10)(rows), rows.mean(dim=0))
+
+    def test_weights(self) -> None:
+        """Clipped rows count with their nodes' shares, as behind `clipping` those of the mean."""
+        rows, shares = cloud(2), torch.arange(1.0, 10, dtype=torch.float64) / 45
+        context = Context(weights=shares)
+        lengths = rows.norm(dim=1).clamp(min=1.5) / 1.5
+        wanted = (shares / lengths) @ rows
+        torch.testing.assert_close(NormBound(max_norm=1.5)(rows, context=context), wanted)
+        chain = Pipeline(pre=[Clipping(c=1.5)], aggregator=Mean())
+        torch.testing.assert_close(chain(rows, context=context), wanted)
 
 
 class RobustLearningRateTests(SynchronousTestCase):

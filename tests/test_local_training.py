@@ -54,6 +54,20 @@ class LocalTrainingTests(SingleThreadedTestCase):
         self.check("lr=0.05,momentum=0.5,steps=4,weight_decay=0.1", 4, 0.05, momentum=0.5,
                    weight_decay=0.1)  # fmt: skip
 
+    def test_steps_along_gradients(self) -> None:
+        """K plain steps are those along K gradients of a node that sends them, to the bit."""
+        for model in ("mlp:hidden=8", "thinned", "keeps"):
+            for precision in ("float32", "bfloat16"):
+                spec = evolve(SPEC, model=model, precision=precision, micro_batch_size=3)
+                host, local = host_of(spec), host_of(evolve(spec, local_steps="steps=4,lr=0.1"))
+                start = state_of(host, 1)
+                local.load(start)
+                parameters = start.clone()
+                for number in range(8, 12):
+                    host.load(parameters)
+                    parameters.add_(vectors(host, number, (3,))[0], alpha=-0.1)
+                self.assertTrue(torch.equal(vectors(local, 2, (3,))[0], parameters - start))
+
     def test_proximal(self) -> None:
         """With mu the gradient is that of the loss and ``mu / 2 |w - w_round|^2``."""
         self.check("steps=5,lr=0.1,mu=0.8", 5, 0.1, mu=0.8)

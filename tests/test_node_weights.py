@@ -32,7 +32,6 @@ from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.errors import ConfigError, GuaranteeMissing, RunDirectoryError
-from byzpy_tw.parameters import integer
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.resume import merge_config
@@ -47,13 +46,13 @@ from byzpy_tw.workers.spec import RunSpec
 from tests.support import folder
 from tests.sweep_grids import grid_of
 from tests.test_participation import naming, registry_of
+from tests.weighing_rule import GIVEN, Watching
 
 ROOT = Path(__file__).parent.parent
 
 quick = settings(deadline=None, max_examples=60)
 some = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=2, max_size=9).filter(any)
 
-GIVEN = (3, 1, 4, 1, 5, 2, 2)  # of five honest nodes and two Byzantine ones
 RUN: dict[str, Any] = {
     "dataset": "synthetic:n=300,features=9", "model": "logreg", "batch_size": 4, "rounds": 6,
     "threads": 1, "num_honest": 5, "num_byz": 2, "f": 2, "aggregator": "geometric-median",
@@ -355,23 +354,6 @@ class RefusalTests(SynchronousTestCase):
         self.assertIn("f = 1 heaviest of a round's 4 nodes, at worst, have 0.556", told)
         with self.assertRaisesRegex(ConfigError, "of 4 nodes without f = 1 none may be left"):
             rules.use_weights(NodeWeights.of([1, 0, 2, 0, 0, 1, 1]))
-
-
-@frozen(kw_only=True)
-class Watching:
-    """A weighted mean, that fails where weights are not those of `GIVEN` and the round's nodes."""
-
-    f: int = integer(0)
-    takes_weights: ClassVar[bool] = True
-
-    def __call__(self, vectors: Tensor, *, context: Any = None) -> Tensor:
-        given = [GIVEN[node] for node in context.nodes]
-        wanted = torch.tensor(given, dtype=torch.float64) / sum(given)
-        assert torch.equal(context.weights, wanted), (context.nodes, context.weights)
-        return (context.weights[:, None] * vectors).sum(dim=0).to(vectors.dtype)
-
-    def guarantee(self, n: int) -> str | None:
-        return None
 
 
 @frozen(kw_only=True)

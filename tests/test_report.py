@@ -123,6 +123,9 @@ class HistoryTests(SynchronousTestCase):
             {"participants": [6]}, {"participants": []}, {"participants": [1, 0]},
             {"participants": [0, 0, 1, 2, 3, 4, 5]}, {"participants": [0, 1, 2]},
             {"participants": [0, 1, 2, 3, 5], **refused(4, "late")},
+            {"replaced": [{"node": 1}]}, {"replaced": {}}, {"unseen": [6]}, {"unseen": 1},
+            {"participants": [0, 1, 2, 3, 4], "replaced": [{"node": 1, "by": 5}]},
+            {"participants": [0, 1, 2, 3, 4], "unseen": [5]},
         ):  # fmt: skip
             with self.assertRaises(ValueError):
                 parse_record(json.dumps(record(0, **wrong)), 0, 6)

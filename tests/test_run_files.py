@@ -49,7 +49,8 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual({path.name for path in run.path.iterdir()}, told, TELL)
         self.assertEqual(set(run.config), set(schema.CONFIG_FIELDS) - {"init"}, TELL)
         self.assertEqual(set(run.result), set(schema.RESULT_FIELDS), TELL)
-        described = set(schema.ROUND_FIELDS) - {"participants"}  # here all nodes take part
+        # Here all nodes take part.
+        described = set(schema.ROUND_FIELDS) - {"participants", "replaced", "unseen"}
         self.assertEqual(set().union(*run.rounds), described, TELL)
         always = {name for name, field in schema.ROUND_FIELDS.items() if not field.when}
         always.add("byzantine_weight")  # multi-krum gives each vector a weight

@@ -203,6 +203,15 @@ class DrawTests(SynchronousTestCase):
             exceeded += worst > made.f
         self.assertLessEqual(exceeded, 5)
 
+    def test_absences_gain_nothing(self) -> None:
+        """The budget covers the Byzantine nodes among all that may be drawn, whoever is absent."""
+        exceeded = 0
+        for seed in range(40):
+            made = sampling(100, 10, 15, 2, seed=seed)
+            drawn = ([*nodes, *spare] for nodes, spare in map(made.draw, range(500)))
+            exceeded += max(sum(node >= 90 for node in nodes) for nodes in drawn) > made.f
+        self.assertLessEqual(exceeded, 2)
+
     def test_large(self) -> None:
         """A hundred of 100,000 nodes are drawn without a look at the others."""
         made, begun = sampling(100_000, 10_000, 100), perf_counter()

@@ -99,6 +99,12 @@ class ReferenceTests(SynchronousTestCase):
         for weights in ([1, 2, 3, 4, 5, 1, 1], [1, 1, 1, 9, 1, 1, 1], [5, 9, 1, 1, 1, 1, 1]):
             wanted = slow_median(odd[:, 0].tolist(), weights)
             self.assertEqual(float(Median()(odd, context=context(weights))), wanted)
+        flushed = torch.randn(9, 50, generator=torch.Generator().manual_seed(2))
+        flushed[:, ::2] = 0.0
+        plain = Median()(flushed, context=context(range(1, 10)))
+        self.addCleanup(torch.set_flush_denormal, False)
+        torch.set_flush_denormal(True)  # as other code of the process may
+        self.assertTrue(torch.equal(Median()(flushed, context=context(range(1, 10))), plain))
         many = torch.randn(600, 3, generator=torch.Generator().manual_seed(1))
         weights = [1 + i % 3 for i in range(600)]
         wide = [slow_median(column.tolist(), weights) for column in many.T]

@@ -40,7 +40,7 @@ class Mean:
 
 @rule("norm-bound", "n >= 1", "n > 2f", "step", breaks=ALL_LAWS - {PERMUTATION})
 class NormBound:
-    """The mean of the rows, each scaled down to norm `max_norm` where it is longer.
+    """The mean of the rows, by weight if any, each scaled to norm `max_norm` where it is longer.
 
     References
     ----------
@@ -48,8 +48,11 @@ class NormBound:
     """
 
     inner_products: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = True
     f: int = integer(0)
     max_norm: float = real(1.0, above=0.0)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        return (self.max_norm / gram.norms).clamp_(max=1.0) / gram.size
+        kept = (self.max_norm / gram.norms).clamp_(max=1.0)
+        weights = unequal_weights(context, gram.size)
+        return kept / gram.size if weights is None else kept * weights

@@ -22,8 +22,8 @@ from byzpy_tw.kernels.workspace import Borrow, borrowed_buffers
 
 Rows = Sequence[Tensor]
 T = TypeVar("T")
-MOST_IN_NETWORK = 512
-_ROW_BITS = MOST_IN_NETWORK - 1  # of a float64 that was a float32
+NUMBER_BITS = 9  # of a row's number, beside a float32 in 64 bits
+MOST_IN_NETWORK = 1 << NUMBER_BITS
 
 
 def median(points: Points) -> Tensor:
@@ -54,7 +54,7 @@ def weighted_median(points: Points, weights: Tensor) -> Tensor:
             up_to += passed <= 0.5 + error
         values, last = torch.stack(list(ranked)), len(ranked) - 1
         low, high = (values.gather(0, at.clamp_(max=last))[0] for at in (below, up_to))
-        return (low + high) / 2
+        return (low.double() + high) / 2
 
     return _map_weighted_tiles(points, weights, answer)
 
@@ -242,10 +242,10 @@ def _map_sorted_tiles(
 def _map_weighted_tiles(
     points: Points, weights: Tensor, answer: Callable[[Rows, Rows], Tensor]
 ) -> Tensor:
-    """Return ``(d,)``: on each tile, `answer` of its sorted values and of their weights, float64.
+    """Return ``(d,)``: on each tile, `answer` of its sorted values and of their weights.
 
-    A float32 leaves 29 bits of a float64 free, for the number of its row: so a network sorts both
-    at once, in a fourth of the time that ``torch.sort`` takes (measured, 20 rows).
+    A float32 and the number of its row fit into one integer: so a network sorts both at once, in a
+    third of the time that ``torch.sort`` takes (measured, 20 rows).
     """
     weights = weights.to(points.matrix.device)
     if points.size > MOST_IN_NETWORK or compute_dtype(points.matrix.dtype) != torch.float32:
@@ -263,19 +263,25 @@ def _map_weighted_tiles(
         def compute(rows: Rows) -> Tensor:
             nonlocal room
             if room is None:
-                room = borrow(len(rows) + steps.scratch, width, weights)
+                whole = torch.empty(0, dtype=torch.int64, device=weights.device)
+                room = borrow(len(rows) + steps.scratch, width, whole)
             part = room[:, : len(rows[0])]
             for number, row in enumerate(rows):
-                part[number].copy_(row).view(torch.int64).bitwise_or_(number)
+                part[number].copy_(_flip(row.view(torch.int32))).mul_(MOST_IN_NETWORK).add_(number)
             packed = _run_network(steps, part[: len(rows)].unbind(0), part[len(rows) :])
-            bits = [value.view(torch.int64) for value in packed]
-            masses = [weights.index_select(0, value & _ROW_BITS) for value in bits]
-            return answer([(value & ~_ROW_BITS).view(torch.float64) for value in bits], masses)
+            masses = [weights.index_select(0, each & (MOST_IN_NETWORK - 1)) for each in packed]
+            keys = ((each >> NUMBER_BITS).to(torch.int32) for each in packed)
+            return answer([_flip(key).view(torch.float32) for key in keys], masses)
 
         return compute
 
     with borrowed_buffers() as borrow:
         return _map_tiles(points, lambda: start(borrow))
+
+
+def _flip(bits: Tensor) -> Tensor:
+    """Return the bits of float32 numbers as integers in the numbers' order, or the way back."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _sort(rows: Rows) -> Rows:

@@ -401,6 +401,7 @@ def _find_membership_error(record: Mapping[str, Any], n: int) -> str:
     if len(refused) == (n if asked is None else len(asked)) and not unasked:
         return "says that all nodes were refused"
     named = refused.union(record["excluded"], record["selected"] or (), record.get("unseen", ()))
+    named.update(pair[which] for pair in record.get("replaced", ()) for which in ("node", "by"))
     if asked is not None and not named <= set(asked):
         return f"names node {min(named.difference(asked))}, which was not asked"
     return ""

@@ -332,7 +332,8 @@ class Round:
     def _rule_f(self, computable: Computable) -> tuple[int | None, str | None]:
         """Return f for the nodes that are not refused; None, and why, where there is none."""
         if self.rows is not None:
-            return self.f, computable(self.rows, self.f)
+            why = computable(self.rows, self.f)
+            return (self.f if why is None else None), why
         refused = self.charged()
         proven = sum(r.reason.proves_fault for r in self.refusals.values())
         why = None

@@ -40,6 +40,7 @@ PINGS = 5
 TRANSFERS, TRANSFER_SECONDS = 8, 1.0  # of parameters, at most
 MIN_BANDWIDTH_BYTES = 64 * 1024  # of a vector; the time of a shorter one shows no bandwidth
 MAX_VECTOR_BYTES = 1 << 28  # of a vector that is tried out
+LONG = 1.0  # seconds of a gradient or update; of a shorter one much is spent once
 MAX_TIME = 1e11  # seconds since 1970 that a server's clock may show
 
 
@@ -83,6 +84,7 @@ class ServerCheck:
                 # Its answers to pings say meanwhile that it is there.
                 await self._within(OPENING, self._open(), self._describe_opening)
                 await self._measure()
+                self._warn_of_timeout()
                 await self.server.close()
         except ByzpyTwError as e:
             self.error = e
@@ -168,6 +170,21 @@ class ServerCheck:
                 f"{self.name}: parameters there and {'an update' if local else 'a gradient'} back "
                 f"took over {self.seconds:g} s: a larger --round-timeout may be needed, or "
                 f"{'fewer local steps' if local else 'a smaller --batch-size or model'}"
+            )
+
+    def _warn_of_timeout(self) -> None:
+        """Warn where its honest nodes would need longer for a round than they have."""
+        config, theirs, each = self.handshake.config, self.environment, self.gradient
+        if each is None or theirs is None or each < LONG:
+            return
+        honest, threads = sum(node.honest for node in self.nodes), max(1, theirs.threads)
+        seconds = each * -(-honest // threads)
+        allowed = config.round_timeout / (2 if config.num_byz else 1)
+        if seconds > allowed:
+            self.warnings.append(
+                f"{self.name}: {honest} honest nodes on {threads} threads need about "
+                f"{seconds:.0f} s a round ({each:.2g} s each), and have {allowed:g} s: use a "
+                "larger --round-timeout"
             )
 
     async def _transfer(self, vector: Tensor) -> None:
