@@ -65,9 +65,10 @@ def _families(run_report: RunReport, durations: Histogram) -> Iterator[Any]:
         "byzpy_tw_node_rounds", "Rounds by what a node came to in them.",
         labels=["node", "kind", "outcome"],
     )  # fmt: skip
+    totals = history.totals
     for node in history.shown.tolist():  # bounded
         kind = "honest" if node < history.num_honest else "byzantine"
-        for state, count in zip(STATES, history.totals[node].tolist(), strict=True):
+        for state, count in zip(STATES, totals[node].tolist(), strict=True):
             outcomes.add_metric([str(node), kind, state], count)
     up = GaugeMetricFamily("byzpy_tw_server_up", "1 if the server is there.", labels=["server"])
     nodes = GaugeMetricFamily("byzpy_tw_server_nodes", "Nodes that live there.", labels=["server"])

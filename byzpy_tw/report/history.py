@@ -42,7 +42,7 @@ class RoundHistory:
     metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
     chance: Mapping[str, float] = field(factory=dict, init=False)  # by metric, where it is known
     _measured: dict[str, Series] = field(factory=dict, init=False)  # by the metric's name
-    totals: np.ndarray = field(init=False)  # (n, states): rounds
+    _totals: np.ndarray = field(init=False)  # (n, states): rounds that asked a node
     # The nodes that have a strip: of too many the first of each kind, or the first that are asked.
     shown: np.ndarray = field(init=False)
     _strips: np.ndarray = field(init=False)  # (shown, columns, states): rounds
@@ -50,7 +50,7 @@ class RoundHistory:
     def __attrs_post_init__(self) -> None:
         self.counts = RoundCounts(self.num_honest, self.num_byz)
         self.series = {name: Series() for name in PLOTTED}
-        self.totals = np.zeros((self.counts.n, len(STATES)), np.int64)
+        self._totals = np.zeros((self.counts.n, len(STATES)), np.int64)
         byzantine = min(self.num_byz, max(SHOWN // 2, SHOWN - self.num_honest))
         honest = min(self.num_honest, SHOWN - byzantine)
         self.shown = np.r_[0:honest, self.num_honest : self.num_honest + byzantine]
@@ -59,6 +59,13 @@ class RoundHistory:
     def metric_series(self, metric: Metric) -> Series:
         """Return the values of one of `metrics`."""
         return self._measured.setdefault(metric.name, Series())
+
+    @property
+    def totals(self) -> np.ndarray:
+        """The number of rounds by node and state, ``(n, states)``."""
+        found = self._totals.copy()
+        found[:, NOT_ASKED] = self.done - found.sum(axis=1)
+        return found
 
     @property
     def done(self) -> int:
@@ -92,19 +99,20 @@ class RoundHistory:
         states[record["excluded"]] = EXCLUDED
         for refused in record["refused"]:
             states[refused["node"]] = refusal_state(refused["reason"])
+        asked = np.arange(self.counts.n)
         if (participants := record.get("participants")) is not None:
+            asked = np.asarray(participants)
             others = np.ones(self.counts.n, bool)
-            others[participants] = False
+            others[asked] = False
             states[others] = NOT_ASKED
             if self.counts.n > SHOWN:
-                self._show(participants)
-        self.totals[np.arange(self.counts.n), states] += 1
+                self._show(asked)
+        self._totals[asked, states[asked]] += 1
         self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
 
-    def _show(self, participants: Sequence[int]) -> None:
-        """Give `participants` the strips of nodes of their kind that were never asked."""
-        asked = np.asarray(participants)
-        never = self.totals[self.shown, NOT_ASKED] == self.done - 1
+    def _show(self, asked: np.ndarray) -> None:
+        """Give the nodes of `asked` the strips of nodes of their kind that never were."""
+        never = ~self._totals[self.shown].any(axis=1)
         places = np.flatnonzero(never & ~np.isin(self.shown, asked))
         new = np.setdiff1d(asked, self.shown)
         for honest in (True, False):

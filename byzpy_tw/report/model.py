@@ -133,8 +133,9 @@ class RunReport:
         home = {
             node: server.name
             for server in self.servers
-            for node in _those_in(server.nodes, history.shown)
+            for node in _those_in(server.nodes, history.shown.tolist())
         }
+        totals = history.totals
         return [
             {
                 "node": node,
@@ -143,7 +144,7 @@ class RunReport:
                 "letters": letters,
                 "digits": digits,
                 "excluded": excluded,
-                "totals": dict(zip(STATES, history.totals[node].tolist(), strict=True)),
+                "totals": dict(zip(STATES, totals[node].tolist(), strict=True)),
                 "reasons": dict(history.counts.refused.get(node, {})),
             }
             for node, letters, digits, excluded in history.strips()

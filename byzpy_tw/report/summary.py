@@ -68,8 +68,9 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
         return []
     if not counts.chooses:
         return [NO_CHOICE.format(rule)]
-    out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
-    asked = done - history.totals[:, NOT_ASKED]
+    totals = history.totals
+    out, taken = totals[:, EXCLUDED], totals[:, SELECTED]
+    asked = done - totals[:, NOT_ASKED]
     # For a rule that takes few nodes, these are named.
     takes_few = counts.selected / counts.selecting < asked.sum() / done / 2
     if counts.sampled:
