@@ -69,10 +69,10 @@ class Process:
 
         It is gone, at the latest, after the test.
         """
-        fresh = fresh or not options.keys() <= {"cwd"}
+        fresh = fresh or not options.keys() <= {"cwd", "env"}
         options = {"stdin": subprocess.PIPE, "env": environment(), **options}
         started = cls(
-            (None if fresh else warm.start(command, options.get("cwd")))
+            (None if fresh else warm.start(command, **options))
             or subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,

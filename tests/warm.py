@@ -23,16 +23,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
+from byzpy_tw.console import ERROR_FILE
 from byzpy_tw.processes.blas import one_blas_thread
 from byzpy_tw.processes.child_program import ChildProgram
 from byzpy_tw.processes.warm_parent import WarmParent, _Service
+from byzpy_tw.trainer import child_process
 
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 _MODULES = (
@@ -42,8 +46,11 @@ _MODULES = (
 )  # fmt: skip
 _ROOT = Path(__file__).resolve().parent.parent
 _KNOWN = ("byzpy_tw", "tests.many_runs")
-_PATH = "PYTHONPATH="
-_OF_EACH_TEST = "PYTEST_CURRENT_TEST"
+_PATH = "PYTHONPATH"
+# By these variables coverage starts itself in every process.
+MEASURED = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+# Variables that a process may have of its own.
+_OWN = {_PATH, "PYTHONIOENCODING", ERROR_FILE, "PYTEST_CURRENT_TEST", *MEASURED}
 _STEP = 0.02  # seconds between two looks for the end of a process
 
 
@@ -52,17 +59,37 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
-def words_of(command: Sequence[str], cwd: Any) -> tuple[str, ...] | None:
-    """Return what `run` is to do; None where `command` is none of the commands that it knows."""
-    path, command = "", list(command)
-    if command[0] == "env" and command[1].startswith(_PATH):
-        path, command = command[1].removeprefix(_PATH), command[2:]
-    begin = (str(cwd or os.getcwd()), path)
-    if command[:3] == TWISTD:
-        return (*begin, "twistd", *command[3:])
-    if command[:2] == [sys.executable, "-m"] and command[2].startswith(_KNOWN):
-        return (*begin, *command[2:])
-    return None
+@frozen
+class _Order:
+    """A command that can be forked: what `run` finds in `sys.argv`, and the environment."""
+
+    words: tuple[str, ...]  # a folder, a module or ``twistd``, and its arguments
+    environment: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, command: Sequence[str], cwd: Any, variables: Mapping[str, str] | None
+    ) -> _Order | None:
+        """Return the order for `command`; None where it is none of the commands that are known."""
+        command, variables = list(command), dict(environment() if variables is None else variables)
+        if command[0] == "env" and command[1].startswith(f"{_PATH}="):
+            variables[_PATH], command = command[1].partition("=")[2], command[2:]
+        place = str(cwd or os.getcwd())
+        if command[:3] == TWISTD:
+            return cls((place, "twistd", *command[3:]), variables)
+        if command[1] == "-P":  # without the folder among the places of modules
+            del command[1]
+        known = command[:2] == [sys.executable, "-m"] and command[2].startswith(_KNOWN)
+        return cls((place, *command[2:]), variables) if known else None
+
+    @property
+    def parent(self) -> _Parent | None:
+        """The process that forks it; None where that one began in another environment."""
+        kind = "server" if self.words[1] == "twistd" else "trainer"
+        if kind not in _parents:
+            _parents[kind] = _Parent.start()
+        found = _parents[kind]
+        return found if found.environment == _lasting(self.environment) else None
 
 
 @define(eq=False)
@@ -74,6 +101,14 @@ class Forked:
     stdin: IO[str] | None = None
     stdout: IO[str] | None = None
     returncode: int | None = None
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pipe in filter(None, (self.stdin, self.stdout)):
+            pipe.close()
+        self.wait()
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -113,11 +148,12 @@ class _Parent:
 
     @classmethod
     def start(cls) -> _Parent:
+        variables = {k: v for k, v in environment().items() if k not in MEASURED}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
-                cwd=_ROOT, env=environment(), pass_fds=[theirs.fileno()],
+                cwd=_ROOT, env=variables, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         made = cls(process, WarmParent(ours, process.pid), _lasting(environment()))
         atexit.register(made.stop)
@@ -127,12 +163,12 @@ class _Parent:
         self._socket.close()
         self.process.wait(10)
 
-    def fork(self, words: Sequence[str], descriptors: Sequence[int]) -> int:
-        """Return the PID of a new process that runs `words`."""
-        program = ChildProgram("tests.warm", "run", tuple(words))
+    def fork(self, order: _Order, descriptors: Sequence[int]) -> int:
+        """Return the PID of a new process that does what is ordered."""
+        program = ChildProgram("tests.warm", "run", order.words)
         with self._lock:
             self._newest = None
-            self._socket.order(program, environment(), descriptors)
+            self._socket.order(program, order.environment, descriptors)
             while self._newest is None:
                 self.wait(1.0)
                 self._listen()
@@ -160,75 +196,79 @@ class _Parent:
                 self._ended.pop(self._newest, None)
 
 
-_parents: dict[str, _Parent] = {}
+_parents: dict[str, _Parent] = {}  # of trainers, and of servers
 
 
 def _lasting(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in variables.items() if name != _OF_EACH_TEST}
+    """Return the variables that must be the same where a process begins."""
+    return {name: value for name, value in variables.items() if name not in _OWN}
 
 
-def _parent(words: Sequence[str]) -> _Parent | None:
-    """Return the process that forks for `words`; None where the environment is another today."""
-    if "COVERAGE_PROCESS_START" in os.environ:
-        return None  # it is measured from its first line on
-    kind = "server" if words[2] == "twistd" else "trainer"
-    if kind not in _parents:
-        _parents[kind] = _Parent.start()
-    found = _parents[kind]
-    return found if found.environment == _lasting(environment()) else None
-
-
-def start(command: Sequence[str], cwd: Any = None) -> Forked | None:
+def start(
+    command: Sequence[str], cwd: Any = None, env: Mapping[str, str] | None = None, **_: Any
+) -> Forked | None:
     """Fork `command`, its output in one pipe; None where it must be started anew."""
-    words = words_of(command, cwd)
-    parent = None if words is None else _parent(words)
-    if words is None or parent is None:
+    if (order := _Order.of(command, cwd, env)) is None or (parent := order.parent) is None:
         return None
     (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
     try:
-        pid = parent.fork(words, [read_in, write_out, write_out])
+        pid = parent.fork(order, [read_in, write_out, write_out])
     finally:
         os.close(read_in)
         os.close(write_out)
-    return Forked(pid, parent, open(write_in, "w"), open(read_out, errors="replace"))
+    out = open(read_out, encoding="utf-8", errors="replace")
+    return Forked(pid, parent, open(write_in, "w"), out)
 
 
 def complete(
     command: Sequence[str], timeout: float, cwd: Any = None, input: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` as `subprocess.run` does with captured output, forked where that can be."""
-    words = words_of(command, cwd)
-    parent = None if words is None else _parent(words)
-    if words is None or parent is None:
+    order = _Order.of(command, cwd, None)
+    if order is None or (parent := order.parent) is None:
         return subprocess.run(
             command, cwd=cwd, input=input, timeout=timeout, env=environment(),
             capture_output=True, text=True,
         )  # fmt: skip
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as out:
-        with tempfile.TemporaryFile("w+") as errors:
-            said.write(input)
-            said.seek(0)
-            files = [said.fileno(), out.fileno(), errors.fileno()]
-            child = Forked(parent.fork(words, files), parent)
-            try:
-                code = child.wait(timeout)
-            finally:
-                child.kill()
-            out.seek(0)
-            errors.seek(0)
-            return subprocess.CompletedProcess(list(command), code, out.read(), errors.read())
+    with ExitStack() as opened:
+        files = [opened.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+        files[0].write(input)
+        files[0].seek(0)
+        child = Forked(parent.fork(order, [file.fileno() for file in files]), parent)
+        try:
+            code = child.wait(timeout)
+        finally:
+            child.kill()
+        for file in files[1:]:
+            file.seek(0)
+        return subprocess.CompletedProcess(list(command), code, files[1].read(), files[2].read())
+
+
+def _popen(command: Sequence[str], **options: Any) -> Any:
+    return start(command, **options) or subprocess.Popen(command, **options)
+
+
+@contextmanager
+def forked_runs() -> Iterator[None]:
+    """Have `byzpy_tw.run` fork the processes of its runs in this block."""
+    usual = child_process.subprocess
+    forking: Any = SimpleNamespace(Popen=_popen, PIPE=usual.PIPE, STDOUT=usual.STDOUT)
+    child_process.subprocess = forking
+    try:
+        yield
+    finally:
+        child_process.subprocess = usual
 
 
 def run() -> None:
-    """Do in a forked process what its words say.
+    """Do in a forked process what its words say: see `_Order`."""
+    folder, name, *words = sys.argv[1:]
+    if MEASURED[0] in os.environ:
+        import coverage
 
-    They are a folder, PYTHONPATH where it is another, ``twistd`` or a module, and its arguments.
-    """
-    folder, path, name, *words = sys.argv[1:]
+        coverage.process_startup()
     os.chdir(folder)
-    if path:
-        os.environ["PYTHONPATH"] = path
-        sys.path[1:1] = path.split(os.pathsep)
+    sys.path[1:1] = filter(None, os.environ.get(_PATH, "").split(os.pathsep))
     raw = open(1, "wb", buffering=0, closefd=False)  # as PYTHONUNBUFFERED has it
     sys.stdout = io.TextIOWrapper(raw, sys.stdout.encoding, sys.stdout.errors, write_through=True)  # type: ignore[arg-type]
     if name == "twistd":
