@@ -74,9 +74,7 @@ class CatalogueRunsTests(TestCase):
         options = [f"--partition {name} --batch-size 16" for name in names]
         order = "--batches epochs:keep --batch-size 350"  # of 800 examples: one batch is of 100
         options.append(f"{order} --clip-norm 0.2 --precision bfloat16 --attack sign-flip:of=own")
-        options += [
-            f"--validation 0.2 --data-seed 9 --partition {name}" for name in ("iid", "local")
-        ]
+        options.append("--validation 0.2 --data-seed 9 --partition iid")
         for option, (remote, here) in zip(options, self.both(options), strict=True):
             self.assertEqual(remote["code"], 0, (option, remote["result"]))
             for figure in ("parameters_sha256", "metrics"):

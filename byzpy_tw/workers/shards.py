@@ -12,6 +12,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
+from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from byzpy_tw.workers.validation import training_indices
 
@@ -19,12 +20,14 @@ from byzpy_tw.workers.validation import training_indices
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
     """Return each honest node's indices into the training data, int64.
 
-    What is kept aside for validation is in none of them: the partition cuts the rest.
+    What is kept aside for validation is in none of them: the partition cuts the rest.  One that is
+    of each place's own data cuts all of it.
     A partition's `byzantine_shards` further ones are for Byzantine nodes (`shard_of`).  A plugin's
     partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
-    kept = training_indices(spec, data)
+    everything = not spec.validation or is_local(registry, spec.partition)
+    kept = None if everything else training_indices(spec, data)
     foreign = registry.is_foreign("partition", spec.partition)
 
     def cut() -> list[np.ndarray]:

@@ -1,7 +1,8 @@
 """The examples that are kept aside for validation, before the training data is partitioned.
 
 They follow from the run's spec and the number of examples alone, so that every process trains
-without the same ones.  A place with data of its own keeps aside its share of these.
+without the same ones.  Where each place has data of its own they are the trainer's: the other
+places train on all that they have.
 """
 
 from __future__ import annotations
