@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.test_layers import LAYERS, imports, modules, top
@@ -39,6 +40,7 @@ DEPRECATED = {"", "runs"}  # the package itself, and names of 0.1
 Edge = tuple[str, str]
 
 
+@cache
 def dependencies() -> set[Edge]:
     """Return each pair (importer, imported) of packages, all imports counted."""
     found = set()
@@ -53,6 +55,7 @@ def reduced(edges: set[Edge]) -> set[Edge]:
     """Leave out what follows from the rest: an import of B where something imported has B."""
     down = {(a, b) for a, b in edges if LAYERS[b] < LAYERS[a]}
 
+    @cache
     def reachable(name: str) -> set[str]:
         below = {b for a, b in down if a == name}
         return below.union(*map(reachable, below))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """
     if not any(map(item.get_closest_marker, ("simulator", "slow"))):
         return (yield)
+    from tests.warm import MEASURED
+
     started = {name: os.environ.pop(name) for name in MEASURED if name in os.environ}
     measured = _running_coverage() if started else None
     if measured is not None:
@@ -45,8 +48,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
             measured.start()
 
 
-# By these variables coverage starts itself in every process.
-MEASURED = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+@pytest.fixture(autouse=True)
+def _forked_runs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fork the processes of `byzpy_tw.run`, but in the tests that are about them."""
+    from tests.warm import forked_runs
+
+    with nullcontext() if request.path.stem == "test_run_from_python" else forked_runs():
+        yield
 
 
 def _running_coverage() -> Any:

@@ -22,9 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.ssl import PrivateCertificate
 
+from tests import warm
+from tests.warm import TWISTD, environment
+
 PATIENCE = 240.0  # seconds for anything that a test waits for
 COVERAGE_SECONDS = 3.0  # for a process to end by itself where coverage is measured
-TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (\w+://\S+?),")
 
 
@@ -47,16 +49,11 @@ def as_another_user(do: Callable[[], object]) -> None:
             os.seteuid(0)
 
 
-def environment() -> dict[str, str]:
-    """This process's, with its package importable wherever a child runs."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
-
-
 @define(eq=False)
 class Process:
     """A child whose output is read as it comes, and that is killed if it lingers."""
 
-    popen: subprocess.Popen
+    popen: subprocess.Popen | warm.Forked
     lines: list[str] = field(factory=list)
     _news: threading.Condition = field(factory=threading.Condition)
     _reader: threading.Thread = field(init=False)
@@ -67,11 +64,16 @@ class Process:
         self._reader.start()
 
     @classmethod
-    def start(cls, case: Any, command: list[str], **options: Any) -> Process:
-        """Start `command`; it is gone, at the latest, after the test."""
+    def start(cls, case: Any, command: list[str], fresh: bool = False, **options: Any) -> Process:
+        """Start `command`, in an interpreter of its own where it is to be `fresh`.
+
+        It is gone, at the latest, after the test.
+        """
+        fresh = fresh or not options.keys() <= {"cwd", "env"}
         options = {"stdin": subprocess.PIPE, "env": environment(), **options}
         started = cls(
-            subprocess.Popen(
+            (None if fresh else warm.start(command, **options))
+            or subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -201,18 +203,21 @@ def run_all(case: Any, options: list[str], path: Path | None = None) -> list[dic
 
     For tests of many short runs: each process takes seconds to import torch.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.many_runs", str(path or folder(case))],
-        input=json.dumps([o.split() for o in options]),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        cwd=Path(__file__).parent.parent,
-    )
+    done = many_runs(path or folder(case), options)
     lines = done.stdout.splitlines()
     if len(lines) != len(options):
         raise AssertionError(f"after {len(lines)} of {len(options)} runs: {done.stderr}")
     return [json.loads(line) for line in lines]
+
+
+def many_runs(path: Path, options: list[str]) -> subprocess.CompletedProcess[str]:
+    """A process that does a run with each of `options`, in folders in `path`."""
+    return warm.complete(
+        [sys.executable, "-m", "tests.many_runs", str(path)],
+        input=json.dumps([o.split() for o in options]),
+        timeout=PATIENCE,
+        cwd=Path(__file__).parent.parent,
+    )
 
 
 def stop(server: Process) -> int:

@@ -240,6 +240,17 @@ class LossTests(ClusterCase):
         [line] = [line for line in self.said if "cannot take part" in line]
         self.assertIn("(digests data now, another then)", line)
 
+    def test_local_data_that_is_the_trainers(self) -> None:
+        """A site that trains on the examples that are kept aside is told of once."""
+        for digest, validation, told in (("data", "0.1", 3), ("data", "0", 0), ("other", "0.1", 0)):
+            self.happened.clear()
+            self.world.digest = digest
+            self.start(f"--validation {validation}", local_data=True)
+            self.world.on("a").lose()
+            self.reactor.pump([FIRST_DELAY] * 4)
+            found = [line for line in self.said if "has the trainer's own files for" in line]
+            self.assertEqual(len(found), told, self.said)
+
     def test_one_that_joins(self) -> None:
         """It was never there: it does not come back, and it is told of to be put on record."""
         self.world.down = {"c"}

@@ -114,7 +114,7 @@ class VirtualTests(SynchronousTestCase):
 
         right = Startup._run_all
         self.patch(Startup, "_run_all", wrong)
-        tally = self.fuzz(trainer_in_memory, 700, 20)
+        tally = self.fuzz(trainer_in_memory, 250, 20)
         tally.judge()
         self.assertIn("runs finished that could have", " ".join(tally.wrong))
 

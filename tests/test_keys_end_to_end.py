@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -10,7 +9,8 @@ from twisted.trial.unittest import TestCase
 
 from byzpy_tw.protocol.keygen import generate
 from tests.key_files import ClusterKeys
-from tests.support import address_of, environment, folder, start_server, train
+from tests.support import address_of, folder, start_server, train
+from tests.warm import complete
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +22,8 @@ class KeysTests(TestCase):
         """Two servers and a trainer with keys of one cluster train the run to the bits that
         one process gets; the trainer shows the servers' names."""
         here = folder(self)
-        made = subprocess.run(
-            [sys.executable, "-m", "byzpy_tw", "keygen", str(here), "--server", "alpha", "beta"],
-            env=environment(), capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        words = ("keygen", str(here), "--server", "alpha", "beta")
+        made = complete([sys.executable, "-m", "byzpy_tw", *words], timeout=60)
         self.assertEqual(made.returncode, 0, made.stderr)
         started = [start_server(self, "--keys", str(here / f"{n}.pem")) for n in ("alpha", "beta")]
         addresses = [address_of(server) for server in started]

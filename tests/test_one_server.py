@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +20,8 @@ from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.server_entry import FIRST_DELAY
 from tests import test_cluster, test_doctor
 from tests.server_harness import ServerCase
-from tests.support import PATIENCE, address_of, environment, folder, start_server, train
+from tests.support import PATIENCE, address_of, folder, start_server, train
+from tests.warm import complete
 
 SMALL = ("--dataset", "synthetic:n=400,classes=4,features=9", "--model", "logreg",
          "--batch-size", "16", "--num-honest", "3", "--num-byz", "0", "--f", "0",
@@ -206,9 +206,8 @@ class RealTests(TestCase):
         self.assertEqual(len(goes_on.rounds), 4)
         self.assertIn("are one server: name it once; going on without it for now",
                       goes_on.output)  # fmt: skip
-        told = subprocess.run(
-            [sys.executable, "-m", "byzpy_tw", "doctor", *both, *SMALL], capture_output=True,
-            text=True, timeout=PATIENCE, cwd=folder(self), env=environment(),
-        )  # fmt: skip
+        told = complete(
+            [sys.executable, "-m", "byzpy_tw", "doctor", *both, *SMALL], PATIENCE, folder(self)
+        )
         self.assertEqual(told.returncode, 1)
         self.assertIn(f"error: {line}", told.stdout.splitlines())

@@ -57,11 +57,11 @@ class WalkTests(TestCase):
         for line in server_lines:
             words = shlex.split(line)
             self.assertEqual(words[0], "twistd")
-            server = Process.start(self, [*TWISTD, *words[1:]], cwd=here)
+            server = Process.start(self, [*TWISTD, *words[1:]], fresh=True, cwd=here)
             server.wait_for("listening on")
         words = shlex.split(trainer_line)
         self.assertEqual(words[0], "python")
-        trainer = Process.start(self, [sys.executable, *words[1:]], cwd=here)
+        trainer = Process.start(self, [sys.executable, *words[1:]], fresh=True, cwd=here)
         self.assertEqual(trainer.wait(), 0, trainer.output)
         accuracy = float(trainer.wait_for(r"final: .* accuracy ([\d.]+)%").group(1))
         self.assertGreaterEqual(accuracy, 88, trainer.output)

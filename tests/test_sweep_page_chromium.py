@@ -19,8 +19,9 @@ from byzpy_tw.sweep.findings import findings
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.pivot import View, pivot
 from byzpy_tw.sweep.scores import scores
+from byzpy_tw.sweep.study import Selection
 from byzpy_tw.sweep.study_results import StudyResults
-from byzpy_tw.tasks.metric import ACCURACY, Metric
+from byzpy_tw.tasks.metric import ACCURACY, Metric, with_validation
 from tests.chromium import MISSING, Browser
 from tests.studies import axis, make_study, results_of
 from tests.test_report_chromium import everywhere, shown_page
@@ -215,6 +216,48 @@ class ChoiceTests(SynchronousTestCase):
             self.assertGreater(
                 browser.evaluate("document.querySelectorAll('#cell canvas').length"), 0
             )
+
+    def test_what_was_selected(self) -> None:
+        """The rule and the values that won are shown, with the test data's values apart.
+
+        The test data would choose the other values: they are only shown.
+        """
+        study = make_study(
+            RULE, axis("lr", values=[0.1, 0.2]), axis("attack", values=ATTACKS), seeds=2,
+            selection=Selection(("lr",), "accuracy", ("attack",)),
+        )  # fmt: skip
+
+        def changes(point: Mapping[str, str]) -> dict[str, Any]:
+            good = 0.9 if point["lr"] == "0.2" else 0.6
+            low = 0.1 * ATTACKS.index(point["attack"])
+            test = {"final": 1.3 - good - low, "worst": 0.25 - low, "best": 0.95}
+            kept = dict.fromkeys(KINDS, good - low)
+            values = {"accuracy": test, "validation_accuracy": kept, "validation_loss": kept}
+            return {"metrics": values, "task_metrics": with_validation((ACCURACY,))}
+
+        results = results_of(study, lambda point: 0.5, changes)
+        for browser in everywhere(self, page(results, Path("lab")), "selected"):
+            told = browser.evaluate("document.querySelector('#selected').innerText")
+            self.assertIn("lr selected by validation accuracy, final, mean over the seeds, worst "
+                          "over attack", told)  # fmt: skip
+            self.assertIn("aggregator = median: lr = 0.2 (validation accuracy 70.00%, attack = "
+                          "alie; 30.00 points better than lr = 0.1)", told)  # fmt: skip
+            rows = browser.evaluate(
+                "[...document.querySelectorAll('#selected-table tr')].map((row) =>"
+                " [...row.cells].map((cell) => cell.textContent))"
+            )
+            self.assertEqual(rows[0], ["for", "selected", "accuracy, final", "accuracy, worst",
+                                       "accuracy, best"])  # fmt: skip
+            self.assertEqual(
+                rows[1:],
+                [
+                    [f"aggregator = {rule}", "lr = 0.2", "20.00% (attack = alie)",
+                     "5.00% (attack = alie)", "95.00% (attack = none)"]
+                    for rule in ("mean", "median")
+                ],
+            )  # fmt: skip
+        unselected = page(study_results(), Path("lab"))
+        self.assertNotIn("Selected by validation", unselected)
 
     def test_any_two_axes(self) -> None:
         """Rows and columns can be any axes, others are fixed or count as their worst."""

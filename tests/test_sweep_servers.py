@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import csv
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import load
 from byzpy_tw.sweep.execution import RunEnd
+from byzpy_tw.sweep.long_form import write_long_forms
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.server_slots import REPLACE_SECONDS, ROOM_SECONDS, ServerSlots
-from tests.support import folder, servers
+from tests.support import PATIENCE, address_of, folder, servers, start_server
 from tests.sweep_grids import grid_of
 from tests.test_sweep_workers import SMALL
 
 A, B = "tcp://127.0.0.1:1", "tcp://127.0.0.1:2"
 CONFIG = RunConfig(remote_hosts=(A, B), min_servers=2, max_nodes_per_server=3)
 BUSY, LOST = RunEnd("busy", "SERVER_BUSY"), RunEnd("lost", "SERVER_UNREACHABLE")
+PLACES = ("folder",)
 PAUSED = RunEnd("paused", "BUDGET_EXCEEDED", resumable=True)
 
 
@@ -134,3 +139,40 @@ class BitsTests(TestCase):
                 for o in lab.outcomes() for run in o.ended
             ])  # fmt: skip
         self.assertEqual(*found)
+
+    async def test_one_is_killed(self) -> None:
+        """The run that it had goes on at the other one, and the results are the same."""
+        names, where = load(only=()), folder(self)
+        killed, other = start_server(self), start_server(self)
+        there = {"remote_hosts": tuple(map(address_of, (killed, other))), "replace_timeout": 1.0}
+        long = {**SMALL, "rounds": 300, "eval_interval": 50}
+        tables, said = [], list[str]()
+        for name, more in (("here", {}), ("there", there)):
+            made = grid_of({**long, **more}, ["none", "ipm"], ["median"], [1], names)
+            lab = Sweep(made, where / name, 2, names, reactor)
+            self.patch(lab.display, "say", said.append)
+            running = Deferred.fromCoroutine(lab.run())
+            if more:
+                await self.wait_for_rounds(where / name, 2)
+                killed.signal(signal.SIGKILL)
+            await running
+            write_long_forms(lab.results, where / name, parquet=False)
+            tables.append([self.rows(where / name / f"{table}.csv")
+                           for table in ("results", "evaluations")])  # fmt: skip
+        self.assertEqual(*tables)
+        self.assertIn("it goes on at another server", "\n".join(said))
+
+    def rows(self, path: Path) -> list[dict[str, str]]:
+        """The rows of a table, without what tells of time and place."""
+        with open(path, newline="") as file:
+            return [
+                {k: v for k, v in row.items() if "seconds" not in k and k not in PLACES}
+                for row in csv.DictReader(file)
+            ]
+
+    async def wait_for_rounds(self, where: Path, runs: int) -> None:
+        """Wait until so many runs have done some rounds."""
+        began = reactor.seconds()
+        while sum(p.stat().st_size > 0 for p in where.glob("cells/*/rounds.jsonl")) < runs:
+            self.assertLess(reactor.seconds() - began, PATIENCE)
+            await deferLater(reactor, 0.01)

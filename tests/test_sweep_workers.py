@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,10 +20,13 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.errors import ConfigError, UnsuitableData
+from byzpy_tw import files
+from byzpy_tw.errors import CannotRecord, ConfigError, UnsuitableData
 from byzpy_tw.plugins import load
 from byzpy_tw.records.checkpoint import list_checkpoints
+from byzpy_tw.sweep import run_lines
 from byzpy_tw.sweep.execution import RunEnd
+from byzpy_tw.sweep.long_form import write_long_forms
 from byzpy_tw.sweep.recorded import RecordedRuns
 from byzpy_tw.sweep.run_lines import (
     FOLDERS,
@@ -192,6 +197,25 @@ class SetupTests(SynchronousTestCase):
         self.assertIn("plugin.py has changed since the sweep began", str(error))
 
 
+class SmallDisk:
+    """The module `os`, with a disk that has room for some lines and a half, and syncs no more."""
+
+    def __init__(self, lines: int) -> None:
+        self.lines = lines
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, number: int, data: memoryview) -> int:
+        self.lines -= 1
+        if self.lines < -1:
+            self.fsync(number)
+        return os.write(number, data if self.lines >= 0 else data[: len(data) // 2])
+
+    def fsync(self, number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class LineTests(TestCase):
     """Runs that are recorded in one line."""
 
@@ -220,6 +244,36 @@ class LineTests(TestCase):
                     attrs.evolve(run, seconds=0, shares=(), has_folder=False),
                     attrs.evolve(other, seconds=0),
                 )
+
+    async def test_a_full_disk(self) -> None:
+        """The sweep ends in one line and with whole records; with room again it does the rest."""
+        where, names = folder(self), load(only=())
+        made = grid_of(SMALL, ["none", "ipm"], ["median"], [1, 2], names)
+        self.patch(run_lines, "os", SmallDisk(lines=1))
+        lab = Sweep(made, where, 2, names, reactor, records=LINES)
+        error = await self.assertFailure(Deferred.fromCoroutine(lab.run()), CannotRecord)
+        path = where / RUNS_FILE
+        self.assertEqual(str(error), f"cannot write to {path}: No space left on device")
+        [line, after] = path.read_bytes().split(b"\n")
+        self.assertEqual((after, json.loads(line)["status"]), (b"", "finished"))
+
+        self.patch(run_lines, "os", os)
+        again = Sweep(made, where, 1, names, reactor, records=LINES)
+        again.load_finished()
+        self.assertEqual(again.finished_before, 1)
+        await again.run()
+        self.assertEqual(len(RunLines.below(where).read()), 4)
+        self.assertEqual(path.read_bytes().count(b"\n"), 4)
+        self.assertEqual({o.status for o in again.outcomes()}, {"finished"})
+
+        self.assertEqual(write_long_forms(again.results, where, parquet=False), "")
+        table = (where / "results.csv").read_bytes()
+        self.patch(files, "os", SmallDisk(lines=0))
+        words = f"cannot write the results below {where}: No space left on device"
+        with self.assertRaisesRegex(CannotRecord, re.escape(words)):
+            write_long_forms(lab.results, where, parquet=False)
+        self.assertEqual((where / "results.csv").read_bytes(), table)
+        self.assertEqual(list(where.glob(".*")), [])
 
     def test_the_file(self) -> None:
         """A torn or damaged line is skipped, and the next one is whole; the last one counts."""

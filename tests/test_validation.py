@@ -119,9 +119,17 @@ class ShardTests(SynchronousTestCase):
         data = data_of()
         kept = training_indices(SPEC, data)
         assert kept is not None
-        for name in ("stride", "iid", "extreme", "gamma", "dirichlet", "shards", "local"):
+        for name in ("stride", "iid", "extreme", "gamma", "dirichlet", "shards"):
             shards = self.shards(data, partition=name)
             self.assertEqual(sorted({*np.concatenate(shards)}), [*kept], name)
+
+    def test_own_data(self) -> None:
+        """A site with data of its own trains on all of it, and nobody draws which part it keeps."""
+        data = data_of()
+        for shard in self.shards(data, partition="local"):
+            self.assertEqual(shard.tolist(), list(range(len(data.train))))
+        with_one = self.shards(data_of(1), partition="local")  # too few to keep any aside
+        self.assertEqual([len(shard) for shard in with_one], [1] * SPEC.shards)
 
     def test_targets_stay_aligned(self) -> None:
         """A partition is handed the targets of the examples that are kept, in their order."""
@@ -307,6 +315,15 @@ class RunTests(TestCase):
         plain = self.run_of("plain", data_of(), validation=0.0)
         self.assertEqual(list(plain.figures["metrics"]), ["accuracy"])
         self.assertNotIn("validation_", json.dumps(plain.history))
+
+    def test_own_data_here(self) -> None:
+        """Nodes that have the trainer's files would train on what is kept aside: it is refused."""
+        for where, told in (({"in_process": True}, "--in-process"), ({"local": 2}, "--local 2")):
+            options = {**RUN, "dataset": "synthetic:n=150", "partition": "local", **where}
+            with self.assertRaisesRegex(ConfigError, f"with {told} the nodes have the trainer's"):
+                byzpy_tw.run(**options, run_dir=self.folder / told, show=None)
+            rounds = self.folder / told / ROUNDS
+            self.assertFalse(rounds.exists() and rounds.read_text())
 
     def test_without_test_data(self) -> None:
         """Then the validation data alone is evaluated."""

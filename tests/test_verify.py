@@ -6,8 +6,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -28,7 +26,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import read_run, to_json
 from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
-from tests.support import PATIENCE, folder
+from tests.support import folder, many_runs
 
 SMALL = "--in-process --dataset synthetic --model mlp:hidden=8 --batch-size 16 --num-honest 6"
 # Runs whose rounds depend on more than their parameters.
@@ -50,11 +48,7 @@ RUNS = {
 def _made() -> Path:
     """The folder with a directory for each of `RUNS`."""
     made = Path(mkdtemp(prefix="byzpy_tw-"))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.many_runs", str(made)],
-        input=json.dumps([f"{SMALL} {options}".split() for options in RUNS.values()]),
-        capture_output=True, text=True, timeout=PATIENCE, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
+    done = many_runs(made, [f"{SMALL} {options}" for options in RUNS.values()])
     if len(done.stdout.splitlines()) != len(RUNS):
         raise AssertionError(done.stderr)
     return made

@@ -6,8 +6,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.__main__ import main
 from byzpy_tw.audit.site import describe_site, site_advice
 from byzpy_tw.errors import ConfigError
-from tests.support import PATIENCE, folder
+from tests.support import folder, many_runs
 
 RUN = (
     "--in-process --dataset synthetic --model mlp:hidden=8 --batch-size 16 --partition local "
@@ -37,10 +35,7 @@ class NodesTests(SynchronousTestCase):
     def setUpClass(cls) -> None:
         made = Path(mkdtemp(prefix="byzpy_tw-"))
         cls.addClassCleanup(shutil.rmtree, made)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.many_runs", str(made)], input=json.dumps([RUN.split()]),
-            capture_output=True, text=True, timeout=PATIENCE, cwd=Path(__file__).parent.parent,
-        )  # fmt: skip
+        done = many_runs(made, [RUN])
         assert "finished" in done.stdout, done.stderr
         cls.made = made / "0"
 

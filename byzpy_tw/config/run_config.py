@@ -224,7 +224,8 @@ class RunConfig:
     validation: float = _data(
         0.0,
         "share of the training data that is kept aside before it is cut into shards, and that "
-        "the model is evaluated on beside the test data",
+        "the model is evaluated on beside the test data; with data of each site's own, of the "
+        "trainer's",
         real_in(0, below=1), convert=to_float, node_field="validation", added=True,
     )  # fmt: skip
     root_examples: int = _data(

@@ -390,4 +390,5 @@
   draw();
   watchScrolling(byId("table"));
   watchScrolling(byId("compared-table"));
+  if (byId("selected-table")) watchScrolling(byId("selected-table"));
 })();

@@ -20,6 +20,8 @@ from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.page_data import page_data, setting
 from byzpy_tw.sweep.pivot import default_view, find_dimension
+from byzpy_tw.sweep.selected import select
+from byzpy_tw.sweep.selected_section import selected_section
 from byzpy_tw.sweep.study_results import StudyResults
 
 SCRIPTS = (*CHART_SCRIPTS, "pivots.js", "sweep.js")
@@ -37,6 +39,7 @@ def page(results: StudyResults, folder: Path) -> str:
         title=escape(title),
         setting=escape(setting(results)),
         found=_listed("Findings", _findings(results), tables),
+        selected=selected_section(select(results)),
         more=_listed("What cannot be run", _impossible(results), tables),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,16 +87,21 @@ class RunLines:
                 raise CannotRecord(f"cannot write to {self._path}: {e.strerror or e}") from e
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add the line of a run.  Raises `CannotRecord`."""
+        """Add the line of a run, or none of it.  Raises `CannotRecord`."""
         line = memoryview((to_json(entry) + "\n").encode())
+        size = None
         try:
             if self._file is None:
                 self._file = open(self._path, "a+b", buffering=0)
                 if self._is_torn(self._file):
                     self._file.write(b"\n")
+            size = os.fstat(self._file.fileno()).st_size
             while line:
                 line = line[os.write(self._file.fileno(), line) :]
         except OSError as e:
+            if self._file is not None and size is not None:
+                with suppress(OSError):  # a part of a line would spoil the next one
+                    os.ftruncate(self._file.fileno(), size)
             raise CannotRecord(f"cannot write to {self._path}: {e.strerror or e}") from e
 
     @staticmethod

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw import errors
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.errors import ByzpyTwError, error_from_code
+from byzpy_tw.errors import ByzpyTwError, CannotRecord, error_from_code
 from byzpy_tw.events import LocalServerRestarted
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.output.event_text import describe
@@ -225,7 +225,11 @@ class Sweep:
     def _collect(self, run: PlannedRun, ended: RunEnd) -> None:
         """Take the result of a run that has ended."""
         if ended.line is not None:
-            self._run_lines.append(ended.line)
+            try:
+                self._run_lines.append(ended.line)
+            except CannotRecord as e:  # the next call runs it again
+                self._fatal = self._fatal or e
+                return
             result = of_line(run, ended.line)
         else:
             result = read(run, self.path(run)) if self.records == FOLDERS else None

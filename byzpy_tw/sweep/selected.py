@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -13,8 +12,9 @@ from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.sweep.long_form import LongForm, runs_table
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.sweep.selection import Choice, axis_options, choose, score_of
+from byzpy_tw.sweep.selection import Choice, Score, axis_options, choose, score_of
 from byzpy_tw.sweep.study_results import StudyResults
+from byzpy_tw.tasks.metric import Metric
 
 SELECTED = "selected.csv"
 _MOST_LINES = 20
@@ -54,13 +54,23 @@ class Selected:
         plan = attrs.evolve(self.results.plan, runs=self.runs)
         return runs_table(attrs.evolve(self.results, plan=plan))
 
-    @property
-    def entry(self) -> dict[str, Any] | None:
-        """The entry of lab.json, with the values of the chosen ones on the test data.
+    def test_scores(self, choice: Choice) -> dict[Metric, dict[str, Score]]:
+        """Return the scores of the chosen one on the test data, by metric and kind.
 
-        Those are the worst, over the same options as in the choice, of the means over seeds: of
+        They are the worst, over the same options as in the choice, of the means over seeds: of
         the runs' final values, of their worst, and of their best.
         """
+        if choice.chosen is None:
+            return {}
+        study, ended, runs = self.results.plan.study, self.results.ended, choice.chosen.runs
+        assert study.selection is not None
+        worst_over = axis_options(study, study.selection.worst_over)
+        metrics = [m for m in ended[runs[0].folder].task_metrics if not m.is_of_validation]
+        return {m: {k: score_of(runs, ended, m, k, worst_over) for k in KINDS} for m in metrics}
+
+    @property
+    def entry(self) -> dict[str, Any] | None:
+        """The entry of lab.json, with the values of the chosen ones on the test data."""
         selection = self.results.plan.study.selection
         if selection is None:
             return None
@@ -71,28 +81,17 @@ class Selected:
             "kind": "final",
             "error": self.error or None,
             "points": [
-                {**_entry(choice), "test": self._test_values(choice.chosen.runs) if choice.chosen
-                 else {}}
-                for choice in self.choices
+                {**_entry(choice), "test": self._test_values(choice)} for choice in self.choices
             ],
-        }  # fmt: skip
-
-    def _test_values(self, runs: Sequence[PlannedRun]) -> dict[str, Any]:
-        study, ended = self.results.plan.study, self.results.ended
-        assert study.selection is not None
-        worst_over = axis_options(study, study.selection.worst_over)
-        metrics = [m for m in ended[runs[0].folder].task_metrics if not m.is_of_validation]
-        found = {
-            (m.name, kind): score_of(runs, ended, m, kind, worst_over)
-            for m in metrics
-            for kind in KINDS
         }
+
+    def _test_values(self, choice: Choice) -> dict[str, Any]:
         return {
-            m.name: {
-                kind: {"value": found[m.name, kind].value, "where": dict(found[m.name, kind].where)}
-                for kind in KINDS
+            metric.name: {
+                kind: {"value": score.value, "where": dict(score.where)}
+                for kind, score in scores.items()
             }
-            for m in metrics
+            for metric, scores in self.test_scores(choice).items()
         }
 
 

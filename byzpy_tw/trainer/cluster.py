@@ -135,6 +135,7 @@ class Cluster:
         if local:
             known = entry.data_digest or terms.data_digests.get(entry.name)
             expected = attrs.evolve(expected, digest=known or opened.digest)
+            handshake.check_kept_aside(server.name, opened, terms.expected)
         handshake.check_opened(server.name, opened, expected, exact=entry.same_bits, local=local)
         entry.data_digest = opened.digest
         if terms.most_asked is not None:

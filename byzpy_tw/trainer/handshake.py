@@ -183,6 +183,14 @@ class Handshake:
             )
             self._differs(line)
 
+    def check_kept_aside(self, name: str, opened: RunFingerprint, mine: RunFingerprint) -> None:
+        """Warn where a server, on data of its own, trains on what is kept aside in this process."""
+        if self.config.validation and opened.digest == mine.digest:
+            self.warn(
+                f"{name} has the trainer's own files for {self.config.dataset!r}: its nodes train "
+                "on the examples that --validation keeps aside, so their metrics are too good"
+            )
+
     def _other_data(self, name: str, there: str, here: str, local: bool) -> ServerDiffers:
         """Return the error for data of the digest `there`, where that of `here` is expected."""
         dataset = self.config.dataset

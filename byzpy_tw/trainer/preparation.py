@@ -20,7 +20,13 @@ from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BrokenPlugin, RunDirectoryError, UnsuitableData, UnsuitableModel
+from byzpy_tw.errors import (
+    BrokenPlugin,
+    ConfigError,
+    RunDirectoryError,
+    UnsuitableData,
+    UnsuitableModel,
+)
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.initial_values import use_initial_values
@@ -37,7 +43,7 @@ from byzpy_tw.tasks.metric import check_metrics, with_validation
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
-from byzpy_tw.workers.data import make_dataset
+from byzpy_tw.workers.data import is_local, make_dataset
 from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
@@ -173,6 +179,7 @@ def prepare_data(
     spec, root = config.spec(), absolute(config.data_root)
     if not config.remote_hosts:  # or each server tells for itself
         check_precision(config.precision, rules.aggregation.device.place)
+    check_validation_place(config, registry)
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
     check_shards(shards, spec)
@@ -243,6 +250,19 @@ def _empty(data: Dataset, config: RunConfig) -> list[str]:
     if config.validation and not len(data.test):
         return [f"{data.name!r} has no test data: only the validation data will be evaluated"]
     return data.empty()
+
+
+def check_validation_place(config: RunConfig, registry: Registry) -> None:
+    """Raise `ConfigError` where nodes would train on the data that is kept aside."""
+    own = config.validation and is_local(registry, config.partition)
+    if own and not config.remote_hosts:
+        where = "--in-process" if config.in_process else f"--local {config.local}"
+        raise ConfigError(
+            f"--validation {config.validation:g} with --partition {config.partition} keeps aside "
+            "examples of the trainer's own files, as other sites train on all of theirs; with "
+            f"{where} the nodes have the trainer's files, and would train on these examples: use "
+            "--remote-hosts, another --partition, or no --validation"
+        )
 
 
 def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:

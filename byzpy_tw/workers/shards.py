@@ -14,6 +14,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BrokenPlugin, ShardTooSmall, UnsuitableData
 from byzpy_tw.plugins import Registry
 from byzpy_tw.workers.batch_order import DRAWS, KEEP, can_fill
+from byzpy_tw.workers.data import is_local
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, node_specs
 from byzpy_tw.workers.validation import training_indices
 
@@ -54,12 +55,12 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> Sequence[np
     """Return each honest node's indices into the training data, int64.
 
     What is kept aside, for validation or as the root set, is in none of them: the partition cuts
-    the rest.
+    the rest.  One that is of each place's own data leaves out a root set of it alone.
     A partition's `byzantine_shards` further ones are for Byzantine nodes (`shard_of`).  A plugin's
     partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
-    kept = training_indices(spec, data)
+    kept = training_indices(spec, data, local=is_local(registry, spec.partition))
     foreign = registry.is_foreign("partition", spec.partition)
 
     def cut() -> list[np.ndarray]:

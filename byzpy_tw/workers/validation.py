@@ -1,8 +1,9 @@
 """The examples that are kept aside before the training data is partitioned.
 
 Those are the validation data and the root set.  They follow from the run's spec and the number of
-examples alone, so that every process trains without the same ones.  A place with data of its own
-keeps aside as many of these.
+examples alone, so that every process trains without the same ones.  Where each place has data of
+its own, validation data are the trainer's, and the other places train on all that they have; but
+each leaves out as many examples as the root set has, which may be the trainer's.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ def root_indices(spec: RunSpec, data: Dataset) -> np.ndarray:
     return np.sort(left[chosen])
 
 
-def training_indices(spec: RunSpec, data: Dataset) -> np.ndarray | None:
-    """Return the indices of the others, sorted; None for all."""
-    aside = np.concatenate([validation_indices(spec, data), root_indices(spec, data)])
+def training_indices(spec: RunSpec, data: Dataset, *, local: bool = False) -> np.ndarray | None:
+    """Return the indices of the others, sorted; None for all.
+
+    With `local` data a node trains also on what would be kept aside for validation.
+    """
+    validation = np.empty(0, dtype=np.int64) if local else validation_indices(spec, data)
+    aside = np.concatenate([validation, root_indices(spec, data)])
     return _without(aside, len(data.train)) if len(aside) else None
 
 
