@@ -37,6 +37,7 @@ from typing import Any
 from attrs import define, field
 
 SERVERS = 3
+USUAL = 20.0  # seconds of a run in one process, beyond which faults are rarer
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?):(\d+),")
 HEARTBEAT = ("--heartbeat-timeout", "2")  # where there are servers
@@ -80,8 +81,8 @@ class Server:
         self._ready.clear()
         self.process = subprocess.Popen(
             [*TWISTD, "-n", "--pidfile=", "--logfile=-", "byzpy-server", "--host",
-             "127.0.0.1", "--port", str(self.port), "--threads", "2"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+             "127.0.0.1", "--port", str(self.port), "--threads", "2", "--until-eof"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
 
@@ -120,6 +121,7 @@ class Adversary:
 
     seed: int
     servers: list[Server]
+    pace: float = 1.0  # how much slower than usual everything is
     done: list[str] = field(factory=list)
     _over: threading.Event = field(factory=threading.Event)
     _began: float = field(factory=time.monotonic)
@@ -153,7 +155,7 @@ class Adversary:
     def run(self) -> None:
         """One fault after another; at least one server is always at work, or about to be."""
         draw = random.Random(self.seed)
-        while not self._over.wait(draw.uniform(0.1, 3.0)):
+        while not self._over.wait(self.pace * draw.uniform(0.1, 3.0)):
             server = draw.choice(self.servers)
             if server.process is None:
                 self._do(server, "started", server.start)
@@ -166,7 +168,7 @@ class Adversary:
                     self._do(server, "stopped", server.stop)
                 if not any(other.alive for other in self.servers):
                     # Not all at once for good: this one is soon back.
-                    self._over.wait(draw.uniform(0.0, 2.0))
+                    self._over.wait(self.pace * draw.uniform(0.0, 2.0))
                     back = server.start if server.process is None else server.go_on
                     self._do(server, "brought back", back)
 
@@ -235,7 +237,7 @@ class Runs:
         place: tuple[str, ...] = (*_hosts(self.servers), *HEARTBEAT)
         if not self.servers:
             place = ("--local", "2", *HEARTBEAT) if seed % 2 else ("--in-process",)
-        adversary = Adversary(seed, self.servers)
+        adversary = Adversary(seed, self.servers, max(1.0, self.typical / USUAL))
         words = ""
         for attempt in range(20):
             begun = (run / "config.json").exists()
@@ -247,7 +249,9 @@ class Runs:
             if process.returncode == 0 and not killed:
                 break
             adversary.done.append(
-                f"trainer killed after {wait:.1f}s" if killed else f"exit {process.returncode}"
+                f"trainer killed after {wait:.1f}s"
+                if killed
+                else f"exit {process.returncode} ({words[-200:]})"
             )
         adversary.leave()
         return run, ", ".join(adversary.done), words
