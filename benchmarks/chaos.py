@@ -4,10 +4,15 @@
                                                       any of three servers, at any moment
     python benchmarks/chaos.py trainer --runs 100     kill -9 of the trainer at any moment,
                                                       then --resume, until it is done
+    python benchmarks/chaos.py both --runs 20         all of this at once
+
+``--federated`` does the same to a run with a sample of weighted nodes, local steps and a
+server optimizer, after undisturbed runs of it on one and three servers with one and two
+threads, which must end with the same parameters too; ``--verify`` verifies each run.
 
 Each run has a seed, which draws its faults; ``--first SEED`` repeats one.  A line a run
 says what was done to it and whether its parameters' SHA-256 is the undisturbed one's.  The
-exit code is the number of runs that were not the same.
+exit code is 1 if one of them was not the same, or not confirmed by ``verify``.
 """
 
 from __future__ import annotations
@@ -32,16 +37,31 @@ from typing import Any
 from attrs import define, field
 
 SERVERS = 3
+USUAL = 20.0  # seconds of a run in one process, beyond which faults are rarer
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?):(\d+),")
 HEARTBEAT = ("--heartbeat-timeout", "2")  # where there are servers
-RUN = [
-    *("--dataset", "mnist5k", "--model", "small-cnn", "--rounds", "60", "--threads", "2"),
-    *("--worker-momentum", "0.9", "--aggregator", "centered-clipping", "--attack", "mimic"),
-    *("--eval-interval", "20"),
+COMMON = (
+    "--dataset", "mnist5k", "--attack", "mimic", "--eval-interval", "20",
     # Every stop is met by failover, and none by a deadline.
-    *("--round-timeout", "120", "--replace-timeout", "120"),
-]
+    "--round-timeout", "120", "--replace-timeout", "120",
+)  # fmt: skip
+PLAIN = (
+    *COMMON, "--model", "small-cnn", "--rounds", "60", "--threads", "2",
+    "--worker-momentum", "0.9", "--aggregator", "centered-clipping",
+)  # fmt: skip
+FEDERATED = (
+    *COMMON, "--model", "logreg", "--rounds", "60", "--batch-size", "8",
+    "--num-honest", "16", "--num-byz", "4", "--f", "4", "--participants", "12",
+    "--partition", "dirichlet:alpha=1", "--weights", "examples", "--max-weight", "0.08",
+    "--algorithm", "fedavg:steps=3,lr=0.05,mu=0.01", "--optimizer", "fed-yogi:lr=0.01",
+    "--aggregator", "trimmed-mean",
+)  # fmt: skip
+PLACES = (  # of undisturbed runs
+    ("--in-process", "--threads", "2"),
+    ("--local", "1", "--threads", "2"),
+    ("--local", "3", "--threads", "1"),
+)
 
 
 @define(eq=False)
@@ -61,8 +81,8 @@ class Server:
         self._ready.clear()
         self.process = subprocess.Popen(
             [*TWISTD, "-n", "--pidfile=", "--logfile=-", "byzpy-server", "--host",
-             "127.0.0.1", "--port", str(self.port), "--threads", "2"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+             "127.0.0.1", "--port", str(self.port), "--threads", "2", "--until-eof"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
 
@@ -101,14 +121,41 @@ class Adversary:
 
     seed: int
     servers: list[Server]
+    pace: float = 1.0  # how much slower than usual everything is
     done: list[str] = field(factory=list)
     _over: threading.Event = field(factory=threading.Event)
     _began: float = field(factory=time.monotonic)
+    _thread: threading.Thread | None = None
+
+    def watch(self, process: subprocess.Popen, wait: float | None) -> tuple[bool, str]:
+        """Read the trainer's output, killing it after `wait` seconds; faults begin with its nodes.
+
+        Return whether it was killed, and its last words.
+        """
+        assert process.stdout is not None
+        killed = threading.Event()
+
+        def kill() -> None:
+            killed.set()
+            process.kill()
+
+        timer = threading.Timer(wait or 0, kill)
+        if wait is not None:
+            timer.start()
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if self.servers and self._thread is None and line.startswith("  node 0"):
+                self._thread = threading.Thread(target=self.run)
+                self._thread.start()
+        process.wait()
+        timer.cancel()
+        return killed.is_set(), " | ".join(lines[-3:])
 
     def run(self) -> None:
         """One fault after another; at least one server is always at work, or about to be."""
         draw = random.Random(self.seed)
-        while not self._over.wait(draw.uniform(0.1, 3.0)):
+        while not self._over.wait(self.pace * draw.uniform(0.1, 3.0)):
             server = draw.choice(self.servers)
             if server.process is None:
                 self._do(server, "started", server.start)
@@ -121,7 +168,7 @@ class Adversary:
                     self._do(server, "stopped", server.stop)
                 if not any(other.alive for other in self.servers):
                     # Not all at once for good: this one is soon back.
-                    self._over.wait(draw.uniform(0.0, 2.0))
+                    self._over.wait(self.pace * draw.uniform(0.0, 2.0))
                     back = server.start if server.process is None else server.go_on
                     self._do(server, "brought back", back)
 
@@ -131,13 +178,16 @@ class Adversary:
         self.done.append(f"{seconds:.1f}s {what} {self.servers.index(server)}")
 
     def leave(self) -> None:
+        """End the faults."""
         self._over.set()
+        if self._thread is not None:
+            self._thread.join()
 
 
 @contextmanager
-def servers() -> Iterator[list[Server]]:
-    """`SERVERS` of them, and none afterwards."""
-    made = [Server() for _ in range(SERVERS)]
+def servers(count: int) -> Iterator[list[Server]]:
+    """`count` of them, and none afterwards."""
+    made = [Server() for _ in range(count)]
     try:
         for server in made:
             server.start()
@@ -157,14 +207,60 @@ def train(*options: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def undisturbed(folder: Path) -> tuple[str, float]:
-    """The parameters' digest, and how long it takes, of the run in one process."""
-    began = time.monotonic()
-    process = train("--in-process", *RUN, "--run-dir", str(folder / "undisturbed"))
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(output)
-    return _digest(folder / "undisturbed"), time.monotonic() - began
+@define(eq=False)
+class Runs:
+    """Runs of one configuration in `folder`, whose faults are drawn from seeds."""
+
+    folder: Path
+    options: tuple[str, ...]
+    servers: list[Server]  # none where only the trainer is killed
+    trainer: bool  # whether it is killed
+    typical: float = 0.0  # seconds that an undisturbed run takes
+
+    def undisturbed(self, *place: str) -> str:
+        """Return the parameters' digest of the run at `place`."""
+        run, began = self.folder / "-".join(("undisturbed", *place)), time.monotonic()
+        output, _ = (process := train(*self.options, *place, "--run-dir", str(run))).communicate()
+        if process.returncode:
+            raise SystemExit(output)
+        self.typical = self.typical or time.monotonic() - began
+        return _digest(run)
+
+    def disturbed(self, seed: int) -> tuple[Path, str, str]:
+        """Return a run's folder, what was done to it, and its last words."""
+        draw, run = random.Random(seed), self.folder / f"run-{seed}"
+        for server in self.servers:
+            server.go_on()
+            if server.process is None:
+                server.start()
+                server.wait()
+        place: tuple[str, ...] = (*_hosts(self.servers), *HEARTBEAT)
+        if not self.servers:
+            place = ("--local", "2", *HEARTBEAT) if seed % 2 else ("--in-process",)
+        adversary = Adversary(seed, self.servers, max(1.0, self.typical / USUAL))
+        words = ""
+        for attempt in range(20):
+            begun = (run / "config.json").exists()
+            new = (*place, *self.options, "--run-dir", str(run))
+            process = train(*(("--resume", str(run)) if begun else new))
+            # Mostly while it trains, sometimes while it starts; and in the end not at all.
+            wait = draw.uniform(0.5, self.typical) if self.trainer and attempt < 4 else None
+            killed, words = adversary.watch(process, wait)
+            if process.returncode == 0 and not killed:
+                break
+            adversary.done.append(
+                f"trainer killed after {wait:.1f}s"
+                if killed
+                else f"exit {process.returncode} ({words[-200:]})"
+            )
+        adversary.leave()
+        return run, ", ".join(adversary.done), words
+
+
+def _hosts(made: list[Server]) -> tuple[str, ...]:
+    """Return the options of a run on servers, which begins with those that answer."""
+    hosts = ",".join(f"tcp://127.0.0.1:{server.port}" for server in made)
+    return ("--remote-hosts", hosts, "--min-servers", "1")
 
 
 def _digest(run: Path) -> str:
@@ -174,98 +270,61 @@ def _digest(run: Path) -> str:
         return "none"
 
 
-def kill_servers(seed: int, folder: Path, made: list[Server]) -> tuple[str, str, str]:
-    """One run under fire: its digest, what was done to it, and its last words."""
-    for server in made:
-        server.go_on()
-        if server.process is None:
-            server.start()
-            server.wait()
-    hosts = ",".join(f"tcp://127.0.0.1:{server.port}" for server in made)
-    run = folder / f"servers-{seed}"
-    process = train("--remote-hosts", hosts, *HEARTBEAT, *RUN, "--run-dir", str(run))
-    assert process.stdout is not None
-    lines: list[str] = []
-    adversary = Adversary(seed, made)
-    thread = threading.Thread(target=adversary.run)
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if " on tcp://" in line and line.startswith("  node 0"):
-            thread.start()
-    process.wait()
-    adversary.leave()
-    if thread.ident is not None:
-        thread.join()
-    return _digest(run), ", ".join(adversary.done), " | ".join(lines[-3:])
+def _verified(run: Path) -> str:
+    """Return nothing where ``verify`` confirms all rounds of `run`, or its last words."""
+    done = subprocess.run(
+        [sys.executable, "-m", "byzpy_tw", "verify", str(run)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return "" if done.returncode == 0 else " | ".join((done.stdout + done.stderr).split("\n")[-4:])
 
 
-def kill_trainer(seed: int, folder: Path, typical: float) -> tuple[str, str, str]:
-    """One run that is killed at random moments, and resumed each time."""
-    draw, run, done = random.Random(seed), folder / f"trainer-{seed}", []
-    place = ("--local", "2", *HEARTBEAT) if seed % 2 else ("--in-process",)
-    words = ""
-    for attempt in range(20):
-        begun = (run / "config.json").exists()
-        options = ("--resume", str(run)) if begun else (*place, *RUN, "--run-dir", str(run))
-        process = train(*options)
-        try:
-            # Mostly while it trains, sometimes while it starts; and in the end not at all.
-            wait = draw.uniform(0.5, typical) if attempt < 4 else None
-            output, _ = process.communicate(timeout=wait)
-            words = " | ".join(output.splitlines()[-3:])
-            if process.returncode == 0:
-                break
-            done.append(f"exit {process.returncode}")
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            done.append(f"killed after {wait:.1f}s")
-    return _digest(run), ", ".join(done), words
+def check(runs: Runs, seeds: range, places: tuple[tuple[str, ...], ...], verify: bool) -> int:
+    """Make the runs of `seeds` and tell of each; return how many were not as they should be."""
+    wanted = runs.undisturbed("--in-process", "--threads", "1")
+    print(f"undisturbed: {wanted}, {runs.typical:.1f} s", flush=True)
+    wrong, faults, seconds = 0, 0, []
+    for place in places:
+        found = runs.undisturbed(*place)
+        wrong += found != wanted
+        print(f"{' '.join(place)}: {'same' if found == wanted else 'OTHER ' + found}", flush=True)
+    for seed in seeds:
+        began = time.monotonic()
+        run, done, words = runs.disturbed(seed)
+        seconds.append(time.monotonic() - began)
+        found = _digest(run)
+        faults += done.count(",") + 1 if done else 0
+        told = "same" if found == wanted else f"OTHER {found[:12]} [{words}]"
+        if verify and (why := _verified(run)):
+            told += f", NOT CONFIRMED [{why}]"
+        elif verify:
+            told += ", confirmed"
+        wrong += told not in ("same", "same, confirmed")
+        print(f"{seed:4} {told}, {seconds[-1]:.1f} s: {done}", flush=True)
+    print(
+        f"{len(seeds)} runs, {wrong} wrong; {faults} faults, {median(seconds):.1f} s a run (median)"
+    )
+    return wrong
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("whom", choices=("servers", "trainer"))
+    parser.add_argument("whom", choices=("servers", "trainer", "both"))
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, metavar="SEED")
+    parser.add_argument("--federated", action="store_true", help="sampled, weighted, local steps")
+    parser.add_argument("--verify", action="store_true", help="verify each run")
     chosen = parser.parse_args()
-    same, faults, seconds = 0, 0, []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        wanted, typical = undisturbed(folder)
-        print(f"undisturbed: {wanted}, {typical:.1f} s", flush=True)
-
-        def one(seed: int, made: list[Server]) -> None:
-            nonlocal same, faults
-            began = time.monotonic()
-            if chosen.whom == "servers":
-                found, done, words = kill_servers(seed, folder, made)
-            else:
-                found, done, words = kill_trainer(seed, folder, typical)
-            good = found == wanted
-            same, faults = same + good, faults + (done.count(",") + 1 if done else 0)
-            seconds.append(time.monotonic() - began)
-            print(
-                f"{seed:4} {'same' if good else 'OTHER ' + found[:12]} "
-                f"{seconds[-1]:.1f} s: {done}" + ("" if good else f" [{words}]"),
-                flush=True,
-            )
-
-        seeds = range(chosen.first, chosen.first + chosen.runs)
-        if chosen.whom == "servers":
-            with servers() as made:
-                for seed in seeds:
-                    one(seed, made)
-        else:
-            for seed in seeds:
-                one(seed, [])
-    print(
-        f"{same} of {chosen.runs} runs ended with the undisturbed parameters; {faults} faults, "
-        f"{median(seconds):.1f} s a run (median)"
-    )
-    return chosen.runs - same
+    seeds = range(chosen.first, chosen.first + max(1, chosen.runs))
+    options, places = (FEDERATED, PLACES) if chosen.federated else (PLAIN, ())
+    with (
+        tempfile.TemporaryDirectory() as name,
+        servers(0 if chosen.whom == "trainer" else SERVERS) as made,
+    ):
+        runs = Runs(Path(name), options, made, chosen.whom != "servers")
+        return 1 if check(runs, seeds, places, chosen.verify) else 0
 
 
 if __name__ == "__main__":

@@ -51,16 +51,26 @@ BASE = (
 # Options whose default has changed, with what older trees do, which have none.
 IMPLIED = {"--batches": "draws", "--search": "exact"}
 OPTION = "option"
-KINDS = ("aggregator", "pre-aggregator", "attack", "partition", "model")
-NAMED = (*KINDS, "algorithm")  # of the last not each name has a configuration
+KINDS = (
+    "aggregator", "pre-aggregator", "attack", "partition", "model", "algorithm", "optimizer",
+)  # fmt: skip
 PIXELS = "--dataset synthetic:n=500,features=256 --batch-size 8 --rounds 6"
 LONG = "--rounds 200 --aggregator centered-clipping --attack mimic --worker-momentum 0.9"
 LATE = "--rounds 6 --round-timeout 1"  # for vectors that never come
 # Every vector weighs in it, an attacker's too; trimmed-mean would drop those that are far off.
 AIM = "--aggregator centered-clipping:tau=1"
+SAMPLED = "--num-honest 16 --num-byz 4 --f 4 --participants 9 --partition iid --batch-size 4"
+FEDERATED = f"{SAMPLED} --algorithm fedavg:steps=3,lr=0.1,mu=0.01 --optimizer fed-yogi:lr=0.05"
+FEDERATED += " --partition dirichlet:alpha=1 --weights examples --max-weight 0.08"
 # What single names of the catalogue need besides.
 NEEDS = {
     "aggregator bulyan": "--num-honest 7 --num-byz 1 --f 1",
+    "aggregator fltrust": "--root-examples 50",
+    "aggregator zeno": "--root-examples 50",
+    "algorithm delayed-momentum": f"{SAMPLED} --participants 4 --momentum 0",
+    "algorithm fedavg": "--algorithm fedavg:steps=2,lr=0.1,momentum=0.5",
+    "optimizer adam": "--lr 0.01",
+    "optimizer adamw": "--lr 0.01",
     "pre-aggregator bucketing": "--num-honest 7 --num-byz 1 --f 1",
     "attack alie": "--num-honest 5 --num-byz 3 --f 3",  # with fewer its automatic tau is 0
     "attack replay": LATE,
@@ -69,8 +79,11 @@ NEEDS = {
     "model small-cnn": PIXELS,
     "model cnn-mnist": PIXELS,
     "model cnn-cifar": PIXELS,
+    "model resnet20": PIXELS + " --num-honest 2 --num-byz 1 --f 1 --batch-size 2 --rounds 2",
     "model resnet18": PIXELS + " --num-honest 2 --num-byz 1 --f 1 --batch-size 2 --rounds 2",
 }
+# Need files or another package.
+LEFT_OUT = ("model gpt-nano", "model torchvision", "partition given")
 VARIANTS = {
     "chain nnm, arc": "--pre-aggregator nnm arc --aggregator median",
     "chain clipping, bucketing": "--pre-aggregator clipping bucketing --num-byz 1 --f 1",
@@ -104,6 +117,13 @@ VARIANTS = {
     "validation": "--validation 0.1",
     "mnist5k": "--dataset mnist5k --model logreg --rounds 6",
     "dropout": "--model dropout-model --rounds 12",
+    "sampled": SAMPLED,
+    "over-sampled, absent": f"{SAMPLED} --participants 12 --over-sample 2 --attack slow {LATE}",
+    "federated": FEDERATED,
+    "local epochs": "--algorithm fedavg:epochs=1,lr=0.1,weight_decay=0.01,clip=1 --rounds 4",
+    "weights": f"{FEDERATED} --algorithm dsgd --optimizer sgd --participants 12",
+    "weighted medians": "--weights examples --partition dirichlet:alpha=1 --aggregator median",
+    "root set, local steps": "--root-examples 50 --aggregator zeno --algorithm fedavg:steps=2,lr=1",
     "plain": "",
     "undisturbed": LONG,
 } | {f"wire {dtype}": f"--wire-dtype {dtype}" for dtype in ("float32", "bfloat16", "float16")}
@@ -136,7 +156,7 @@ class Configuration:
             if word.startswith("--"):
                 kind = word[2:]
                 yield OPTION, word
-            elif kind in NAMED:
+            elif kind in KINDS:
                 yield kind, word.partition(":")[0]
 
 
@@ -150,7 +170,8 @@ def configurations(names: Names) -> list[Configuration]:
     lines = dict(VARIANTS)
     for kind, name in [(k, name) for k in KINDS for name in names[k]]:
         more = [AIM] * (kind == "attack") + [NEEDS.get(f"{kind} {name}", "")]
-        lines[f"{kind} {name}"] = " ".join([f"--{kind} {name}", *more])
+        if f"{kind} {name}" not in LEFT_OUT:
+            lines[f"{kind} {name}"] = " ".join([f"--{kind} {name}", *more])
     made = [Configuration(name, (line,)) for name, line in lines.items()]
     made += [
         Configuration("two threads", ("--threads 2",), like="plain"),
@@ -163,10 +184,22 @@ def configurations(names: Names) -> list[Configuration]:
             "trainer killed", (f"{LONG} --checkpoint-interval 20", ""),
             kill="trainer", like="undisturbed",
         ),
+        Configuration(
+            "federated, resumed",
+            (f"{FEDERATED} --rounds 4 --checkpoint-interval 3", "--rounds 8"),
+            like="federated",
+        ),
     ]  # fmt: skip
     made += [
         Configuration(f"servers, {name}", (VARIANTS[name],), servers=2, like=name)
-        for name in ("wire float32", "wire bfloat16", "wire float16", "dropout", "garbage to krum")
+        for name in (
+            "wire float32",
+            "wire bfloat16",
+            "wire float16",
+            "dropout",
+            "garbage to krum",
+            "federated",
+        )
     ]
     made.append(
         Configuration("server killed", (LONG,), servers=2, kill="server", like="undisturbed")
@@ -219,7 +252,7 @@ class Tree:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment(),
         )  # fmt: skip
         answer = self._answer()
-        self.names = {kind: answer.get(kind, []) for kind in (*NAMED, OPTION)}
+        self.names = {kind: answer.get(kind, []) for kind in (*KINDS, OPTION)}
 
     def run(self, configuration: Configuration) -> Outcome:
         """The outcome of `configuration` in this tree."""
@@ -427,7 +460,7 @@ def main() -> int:
 
 def common(trees: Sequence[Tree]) -> list[Configuration]:
     """The configurations whose names every tree knows; tell of names that only one does."""
-    union = {kind: sorted({n for t in trees for n in t.names.get(kind, ())}) for kind in NAMED}
+    union = {kind: sorted({n for t in trees for n in t.names.get(kind, ())}) for kind in KINDS}
     used = {name for c in configurations(union) for kind, name in c.names() if kind == OPTION}
     options = sorted(used & {n for t in trees for n in t.names.get(OPTION, ())})
     unknown = set()

@@ -85,7 +85,9 @@ class DoctorCase(TestCase):
         self.addCleanup(listener.close)
         return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
-    async def examined(self, hosts: list[str], keys: bool = False, **options: Any) -> Doctor:
+    async def examined(
+        self, hosts: list[str], keys: bool = False, wait: float = 4.0, **options: Any
+    ) -> Doctor:
         more: dict[str, Any] = {
             "dataset": "records", "model": "mlp:hidden=2048", "batch_size": 16, "attack": "odd",
             "aggregator": "median", "run_dir": str(self.folder / "run"), **options,
@@ -98,7 +100,7 @@ class DoctorCase(TestCase):
         config = RunConfig(remote_hosts=tuple(hosts), **more)
         for server in self.started:  # or a busy machine might look like a hung one
             await server.environment()
-        doctor = Doctor(config, registry_of(), reactor, self.pool, wait=4.0)
+        doctor = Doctor(config, registry_of(), reactor, self.pool, wait=wait)
         await doctor.examine()
         json.dumps(doctor.to_plain())
         return doctor
@@ -143,12 +145,12 @@ class ServersTests(DoctorCase):
 
         self.patch(GradientTimer, "measure", measured)
         hosts = [self.serve(registry_of(), None) for _ in range(2)]
-        doctor = await self.examined(hosts, **options)
+        doctor = await self.examined(hosts, wait=60.0, **options)
         self.assert_troubles(doctor)
         [line] = doctor.advice
         self.assertIn(f"{hosts[0]} (cpu): --micro-batch-size ", line)
         self.assertIn(f"advice: {line}", "\n".join(lines(doctor)))
-        doctor = await self.examined([], in_process=True, **options)
+        doctor = await self.examined([], wait=60.0, in_process=True, **options)
         [line] = doctor.to_plain()["advice"]
         self.assertIn("cpu: --micro-batch-size ", line)
         doctor = Doctor(doctor.config, registry_of(), reactor, self.pool, resumed=self.folder)

@@ -377,7 +377,7 @@ class EvaluationTests(SynchronousTestCase):
 
     def test_other_sums(self) -> None:
         """Shares with other names are the task's mistake."""
-        evaluator = self.evaluator()
-        share = evaluator.evaluate(0)
+        evaluator = self.evaluator(dataset="waves:n=900,numbers=3")  # in two shares
+        share, other = evaluator.evaluate(0), evaluator.evaluate(1)
         with self.assertRaisesRegex(BadRuleOutput, "for one part of the test data"):
-            evaluator.add_up([share, evolve(share, sums={"squares": 1.0})])
+            evaluator.add_up([share, evolve(other, sums={"squares": 1.0})])

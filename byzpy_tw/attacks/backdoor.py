@@ -28,7 +28,13 @@ class PixelPatch:
     """
 
     size: int = integer(3, least=1)
-    corner: Corner = choice("bottom-right", "bottom-left", "top-right", "top-left")
+    corner: Corner = choice(
+        "bottom-right", "bottom-left", "top-right", "top-left",
+        meanings={
+            corner: f"the {corner.replace('-', ' ')} corner"
+            for corner in ("bottom-right", "bottom-left", "top-right", "top-left")
+        },
+    )  # fmt: skip
     value: float = real(1.0)
     share: float = real(0.5, above=0.0, most=1.0)
     target: int = integer(0)
