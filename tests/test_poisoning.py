@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -383,6 +384,24 @@ class PluginTests(SynchronousTestCase):
         with torch.no_grad():
             rate = float((host.model(data.inputs(255 - zeros)).argmax(1) == 1).float().mean())
         self.assertAlmostEqual(result.metrics["attack_success_rate"] or 0.0, rate, places=6)
+
+    def test_example(self) -> None:
+        """The example of the page on backdoors poisons half of the images of class 0."""
+        page = (Path(__file__).parent.parent / "docs/how-to/backdoors.md").read_text("utf-8")
+        module = ModuleType("backdoors_example")
+        source = page.split("```python\n")[1].split("```")[0]
+        exec(source, vars(module))  # documentation of ours
+        host = host_of("inverted", names=load(only=(), extra={"page": module}))
+        poisoned = host.nodes[3].poisoning
+        assert poisoned is not None
+        self.assertEqual(int(poisoned.chosen.sum()), 12)  # of 25
+        y = torch.tensor([0, 2, 0])
+        x, targets = poisoned(
+            torch.full((3, 2, 5, 6), 5, dtype=torch.uint8), y, np.array([0, 1, 2])
+        )
+        changed = [bool(at and label == 0) for at, label in zip(poisoned.chosen, (0, 2, 0))]
+        self.assertEqual(targets.tolist(), [1 if c else t for c, t in zip(changed, (0, 2, 0))])  # type: ignore[union-attr]
+        self.assertEqual([int(i) for i in x[:, 0, 0, 0]], [250 if c else 5 for c in changed])  # type: ignore[index]
 
     def test_mistakes(self) -> None:
         """Each is told before round 0, with whose it is."""
