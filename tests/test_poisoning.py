@@ -107,7 +107,7 @@ class PatchTests(SynchronousTestCase):
                                               "bottom-right"]))  # fmt: skip
     @settings(deadline=None, max_examples=20)
     def test_pixels(self, size: int, corner: Any) -> None:
-        """Those of one corner have the value, all others stay, and so do the arguments."""
+        """The pixels of one corner have the value; all others stay, and so do the arguments."""
         x = torch.arange(2 * 3 * 5 * 6, dtype=torch.float32).reshape(2, 3, 5, 6)
         y, before = torch.tensor([0, 1]), x.clone()
         patch = PixelPatch(size=size, corner=corner, value=-7.0, target=4)
@@ -258,7 +258,7 @@ class VectorTests(SynchronousTestCase):
 
 class RefusalTests(SynchronousTestCase):
     def test_before_round_0(self) -> None:
-        """What makes no sense with gradients, or for the numbers of nodes, is told at once."""
+        """An attack that makes no sense with gradients, or for the numbers of nodes, is refused."""
         plain = RunConfig(in_process=True, num_honest=4, num_byz=1, attack="model-replacement")
         names = load(only=())
         with self.assertRaisesRegex(BadParameter, "model-replacement needs nodes that train"):
