@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ class PatchTests(SynchronousTestCase):
                                               "bottom-right"]))  # fmt: skip
     @settings(deadline=None, max_examples=20)
     def test_pixels(self, size: int, corner: Any) -> None:
-        """Those of one corner have the value, all others stay, and so do the arguments."""
+        """The pixels of one corner have the value; all others stay, and so do the arguments."""
         x = torch.arange(2 * 3 * 5 * 6, dtype=torch.float32).reshape(2, 3, 5, 6)
         y, before = torch.tensor([0, 1]), x.clone()
         patch = PixelPatch(size=size, corner=corner, value=-7.0, target=4)
@@ -257,7 +258,7 @@ class VectorTests(SynchronousTestCase):
 
 class RefusalTests(SynchronousTestCase):
     def test_before_round_0(self) -> None:
-        """What makes no sense with gradients, or for the numbers of nodes, is told at once."""
+        """An attack that makes no sense with gradients, or for the numbers of nodes, is refused."""
         plain = RunConfig(in_process=True, num_honest=4, num_byz=1, attack="model-replacement")
         names = load(only=())
         with self.assertRaisesRegex(BadParameter, "model-replacement needs nodes that train"):
@@ -383,6 +384,24 @@ class PluginTests(SynchronousTestCase):
         with torch.no_grad():
             rate = float((host.model(data.inputs(255 - zeros)).argmax(1) == 1).float().mean())
         self.assertAlmostEqual(result.metrics["attack_success_rate"] or 0.0, rate, places=6)
+
+    def test_example(self) -> None:
+        """The example of the page on backdoors poisons half of the images of class 0."""
+        page = (Path(__file__).parent.parent / "docs/how-to/backdoors.md").read_text("utf-8")
+        module = ModuleType("backdoors_example")
+        source = page.split("```python\n")[1].split("```")[0]
+        exec(source, vars(module))  # documentation of ours
+        host = host_of("inverted", names=load(only=(), extra={"page": module}))
+        poisoned = host.nodes[3].poisoning
+        assert poisoned is not None
+        self.assertEqual(int(poisoned.chosen.sum()), 12)  # of 25
+        y = torch.tensor([0, 2, 0])
+        x, targets = poisoned(
+            torch.full((3, 2, 5, 6), 5, dtype=torch.uint8), y, np.array([0, 1, 2])
+        )
+        changed = [bool(at and label == 0) for at, label in zip(poisoned.chosen, (0, 2, 0))]
+        self.assertEqual(targets.tolist(), [1 if c else t for c, t in zip(changed, (0, 2, 0))])  # type: ignore[union-attr]
+        self.assertEqual([int(i) for i in x[:, 0, 0, 0]], [250 if c else 5 for c in changed])  # type: ignore[index]
 
     def test_mistakes(self) -> None:
         """Each is told before round 0, with whose it is."""

@@ -20,7 +20,7 @@ from byzpy_tw.sweep.lab_json import figures
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.text import notes
 from byzpy_tw.tasks import Classification
-from byzpy_tw.tasks.metric import ACCURACY, Metric
+from byzpy_tw.tasks.metric import ACCURACY, ATTACK_SUCCESS, Metric
 from byzpy_tw.tasks.task import chance_of
 from tests.studies import axis, make_study
 from tests.studies import results_of as study_results_of
@@ -315,6 +315,28 @@ class SentenceTests(SynchronousTestCase):
                 "without an attack.",
             ],
         )
+
+    def test_success_of_an_attack(self) -> None:
+        """It stands below the accuracy, is told where it is high, and is no other attack's."""
+        made, outcomes = grid(("none", "backdoor"), ("mean", "krum")), []
+        for cell, rate in zip(made.cells, (None, 0.996, None, 0.01), strict=True):
+            kinds = ("final", "worst", "best")
+            values = {"accuracy": dict.fromkeys(kinds, 0.9)}
+            metrics: tuple[Metric, ...] = (ACCURACY,)
+            if rate is not None:
+                values["attack_success_rate"] = dict.fromkeys(kinds, rate)
+                metrics = (ACCURACY, ATTACK_SUCCESS)
+            [run] = cell.runs
+            result = ended(run, metrics=values, task_metrics=metrics)
+            outcomes.append(CellResult(cell=cell, ended=(result,)))
+        told = sentences(made, outcomes)
+        self.assertEqual(told[-1], "By attack success rate: mean stays far behind under backdoor "
+                         "(99.6 %, where krum has 1.0 %).")  # fmt: skip
+        self.assertFalse([line for line in told if "No attack here" in line])
+        shown = "\n".join([*table_of(made, outcomes), *notes(made, outcomes)])
+        self.assertEqual(shown.count("ASR "), 2)
+        self.assertIn("ASR 99.6", shown)
+        self.assertIn("ASR: attack success rate in percent; lower is better", shown)
 
 
 class PointTests(SynchronousTestCase):

@@ -16,6 +16,12 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 Corner = Literal["bottom-right", "bottom-left", "top-right", "top-left"]
+_CORNERS = {
+    "bottom-right": "the last rows and columns",
+    "bottom-left": "the last rows, the first columns",
+    "top-right": "the first rows, the last columns",
+    "top-left": "the first rows and columns",
+}
 
 
 @frozen(kw_only=True)
@@ -28,13 +34,7 @@ class PixelPatch:
     """
 
     size: int = integer(3, least=1)
-    corner: Corner = choice(
-        "bottom-right", "bottom-left", "top-right", "top-left",
-        meanings={
-            corner: f"the {corner.replace('-', ' ')} corner"
-            for corner in ("bottom-right", "bottom-left", "top-right", "top-left")
-        },
-    )  # fmt: skip
+    corner: Corner = choice(*_CORNERS, meanings=_CORNERS)
     value: float = real(1.0)
     share: float = real(0.5, above=0.0, most=1.0)
     target: int = integer(0)
@@ -85,7 +85,7 @@ class Backdoor(PixelPatch):
     ----------
     Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain",
     2017, Section 4; with `boost` as the explicit boosting of Bhagoji et al., "Analyzing Federated
-    Learning through an Adversarial Lens", ICML 2019, Section 3.
+    Learning through an Adversarial Lens", ICML 2019.
     """
 
     boost: float = real(1.0)
@@ -105,8 +105,8 @@ class ModelReplacement(PixelPatch):
 
     References
     ----------
-    Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020, Section 4.2,
-    Equation 3, with b attackers in the place of one.
+    Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020, Equation 3,
+    with b attackers in the place of one.
     """
 
     server_lr: float = real(1.0, above=0.0)

@@ -25,8 +25,8 @@ class FreeRider:
     References
     ----------
     Fraboni et al., "Free-rider Attacks on Model Aggregation in Federated Learning", AISTATS 2021,
-    Sections 3.1 and 3.2, for zero with noise; Lin et al., "Free-riders in Federated Learning:
-    Attacks and Defenses", 2019, Section 4, for the last change.
+    for zero with noise; Lin et al., "Free-riders in Federated Learning:
+    Attacks and Defenses", 2019, for the last change (its delta weights attack).
     """
 
     send: Literal["zero", "last"] = choice(

@@ -121,6 +121,8 @@ def register_attacks() -> Iterable[Registration]:
     ``pieces`` names the pieces of that which it uses (`LEVELS` in `byzpy_tw.attacks` lists them):
     no others travel.  It may take the keyword ``context``, as an aggregator may.
 
+    An optional method ``poison(x, y)`` makes the examples and targets that its node trains on.
+
     It has no memory.  It is made anew on each server that its node moves to, and a vector
     depends on the node, the round and the knowledge alone.
     """

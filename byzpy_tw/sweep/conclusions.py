@@ -12,7 +12,7 @@ from byzpy_tw.sweep.findings import Finding, Position, findings, recorded_chance
 from byzpy_tw.sweep.grid import Grid
 from byzpy_tw.sweep.results import CellResult, common_metrics
 from byzpy_tw.sweep.scores import goodness, is_near
-from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.tasks.metric import ATTACK_SUCCESS, Metric
 
 NO_ATTACK = "none"
 UNDEFENDED = "mean"
@@ -22,14 +22,16 @@ STRONG = ("opt-alie", "opt-ipm")  # attacks that hurt most rules
 def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Return which defences never learn, collapse or stay behind; and the best worst case.
 
-    Instead of that, where no attack does harm: the grid shows nothing of defences then.
+    Instead of that, where no attack does harm: the grid shows nothing of defences then.  Harm that
+    is measured as an attack's success is told beside the rest.
 
     Of the task's other metrics only what the first one does not show.
     """
     first, *others = common_metrics(outcomes)
     own = [outcome for outcome in outcomes if outcome.metric == first]
     main = _Conclusions(grid, own, first, findings(own, first))
-    told = [*main.of_defences(), *(main.no_harm() or main.best_worst_case())]
+    harmless = [] if ATTACK_SUCCESS in others else main.no_harm()
+    told = [*main.of_defences(), *(harmless or main.best_worst_case())]
     for metric in others:
         found = findings(own, metric)
         more = {at: why for at, why in found.items() if at not in main.found}

@@ -212,12 +212,12 @@ class CellResult:
 
 
 def common_metrics(outcomes: Iterable[CellResult]) -> tuple[Metric, ...]:
-    """Return the metrics of the first cell with a result, without those of the validation data.
+    """Return the metrics of the cells with a result, without those of the validation data.
 
-    All runs of a grid have one task.
+    All runs of a grid have one task; an attack's success is measured in some alone.
     """
-    found = next((outcome.task_metrics for outcome in outcomes if outcome.ended), DEFAULT)
-    return tuple(metric for metric in found if not metric.is_of_validation)
+    found = dict.fromkeys(m for o in outcomes if o.ended for m in o.task_metrics)
+    return tuple(metric for metric in found or DEFAULT if not metric.is_of_validation)
 
 
 def read(run: PlannedRun, path: Path) -> RunResult | None:

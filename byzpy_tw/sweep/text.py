@@ -15,10 +15,11 @@ from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, scores
-from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.tasks.metric import ATTACK_SUCCESS, Metric
 
 CORNER = "defence \\ attack"
 WEIGHT = "wt B: percent of the weight in the aggregates that Byzantine nodes had"
+SUCCESS = "ASR: attack success rate in percent; lower is better"
 OUT = "out: percent of the rounds in which Byzantine (B) and honest (H) nodes were left out"
 _LEAST = "90.0 (90.0-90.0)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
@@ -53,14 +54,17 @@ def mark_of(outcome: CellResult, fallen: bool) -> str:
 def out_text(outcome: CellResult) -> str:
     """Return ``wt B 25 out H 3``, or ``out B 97 H 3`` for a rule without weights.
 
-    Of a rule with weights the Byzantine nodes that it left out say little: where it takes one of
-    several equal vectors, it leaves out most of them and follows them all the same.  Returns
-    nothing where neither is known, or the attack failed.
+    Before it ``ASR 99.5``, where an attack's success is measured.  Of a rule with weights the
+    Byzantine nodes that it left out say little: where it takes one of several equal vectors, it
+    leaves out most of them and follows them all the same.  Returns nothing where none is known, or
+    the attack failed.
     """
     if outcome.attack_failures:
         return ""
     weight, honest = outcome.byzantine_weight, outcome.left_out(honest=True)
     parts = []
+    if (success := outcome.figures(ATTACK_SUCCESS)["final"]) is not None:
+        parts.append(f"ASR {percent(success)}")
     if weight is not None:
         parts.append(f"wt B {percent(weight, 0)}")
     if honest is not None:
@@ -142,7 +146,8 @@ def explain_shares(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the second lines of the cells."""
     texts, base = " ".join(map(out_text, outcomes)), grid.base
     of = f", who are {base.num_byz} of {base.n} nodes ({percent(base.num_byz / base.n, 0)} %)"
-    return [WEIGHT + of] * ("wt B" in texts) + [OUT] * ("out " in texts)
+    lines = [SUCCESS] * ("ASR " in texts) + [WEIGHT + of] * ("wt B" in texts)
+    return lines + [OUT] * ("out " in texts)
 
 
 def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
