@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import TestCase
 
+import byzpy_tw
 from byzpy_tw.processes.launcher import PARENT_LOST
 from byzpy_tw.records.checkpoint import list_checkpoints
 from tests.support import (
@@ -46,6 +47,14 @@ JOB = (
     "--eval-interval",
     "10",
 )
+FEDERATED = (
+    *("--dataset", "synthetic:n=1500,classes=4,features=16", "--model", "logreg"),
+    *("--num-honest", "9", "--num-byz", "2", "--f", "2", "--participants", "7"),
+    *("--partition", "dirichlet:alpha=1", "--weights", "examples", "--max-weight", "0.15"),
+    *("--algorithm", "fedavg:steps=3,lr=0.05,mu=0.01", "--optimizer", "fed-yogi:lr=0.01"),
+    *("--aggregator", "trimmed-mean", "--attack", "mimic", "--batch-size", "8"),
+    *("--eval-interval", "10"),
+)
 PATIENT = ("--round-timeout", "60", "--heartbeat-timeout", "1.5")
 
 
@@ -60,18 +69,21 @@ def resume(case: TestCase, path: Path, *options: str) -> Run:
 
 
 class SurvivalCase(TestCase):
+    job = JOB
+    places: tuple[str, ...] = ("--in-process",)  # of undisturbed runs
+
     def assertSame(self, run: Run, rounds: int, *options: str) -> None:
         """`run` is complete, and as if nothing had happened to it."""
         self.assertEqual(run.code, 0, run.output)
-        words = " ".join(("--in-process", *JOB, "--rounds", str(rounds), *options))
-        (alone,) = run_all(self, [words])
-        self.assertEqual(
-            [r["parameters_sha256"] for r in run.rounds],
-            [r["parameters_sha256"] for r in alone["rounds"]],
-            run.output,
-        )
-        for name in ("parameters_sha256", "final_accuracy", "worst_accuracy", "rounds"):
-            self.assertEqual(run.result[name], alone["result"][name], name)
+        words = " ".join((*self.job, "--rounds", str(rounds), *options))
+        for alone in run_all(self, [f"{place} {words}" for place in self.places]):
+            self.assertEqual(
+                [r["parameters_sha256"] for r in run.rounds],
+                [r["parameters_sha256"] for r in alone["rounds"]],
+                run.output,
+            )
+            for name in ("parameters_sha256", "final_accuracy", "worst_accuracy", "rounds"):
+                self.assertEqual(run.result[name], alone["result"][name], name)
 
 
 class ServersTests(SurvivalCase):
@@ -141,6 +153,35 @@ class ServersTests(SurvivalCase):
         self.assertEqual([r["round"] for r in run.rounds], list(range(150)))
         # One that was lost alone, as the others had answered, was charged for.
         self.assertLessEqual(sum(len(r["refused"]) for r in run.rounds), 1)
+
+
+class FederatedTests(SurvivalCase):
+    """A sample of weighted nodes, local steps with FedProx's term, and a server optimizer."""
+
+    job = FEDERATED
+    places = (
+        *("--in-process --threads 2", "--local 1 --threads 2", "--local 3 --threads 1"),
+        "--in-process --threads 1",
+    )
+
+    def test_servers_and_trainer_are_killed(self) -> None:
+        """The bits are those of any undisturbed run, and `verify` confirms them."""
+        started = [start_server(self) for _ in range(2)]
+        hosts = ",".join(address_of(server) for server in started)
+        training, path = start_training(
+            self, "--remote-hosts", hosts, *FEDERATED, *PATIENT, "--rounds", "150"
+        )
+        training.wait_for("accuracy")
+        started[0].signal(signal.SIGKILL)
+        training.wait_for("is lost")
+        training.wait_for("live on")
+        training.signal(signal.SIGKILL)
+        training.wait()
+        done = len((path / "rounds.jsonl").read_text().splitlines())
+        self.assertLess(done, 150)
+        run = resume(self, path, "--min-servers", "1")
+        self.assertSame(run, 150)
+        self.assertTrue(byzpy_tw.verify(path).confirmed)
 
 
 class TrainerTests(SurvivalCase):
