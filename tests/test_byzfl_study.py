@@ -422,7 +422,8 @@ class RefusalTests(SynchronousTestCase):
         for changes, text in cases:
             with self.assertRaisesRegex(ConfigError, text):
                 read_byzfl(changed(**changes))
-        for wrong in ([], "x", None, 3):
+        wrongs: tuple[Any, ...] = ([], "x", None, 3)
+        for wrong in wrongs:
             with self.assertRaisesRegex(ConfigError, "is a table"):
                 read_byzfl(wrong)
 
