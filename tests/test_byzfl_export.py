@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import byzfl_settings
 from byzpy_tw.sweep.byzfl_config import Words
 from byzpy_tw.sweep.byzfl_export import Export, check_folder, export, write_export
+from byzpy_tw.sweep.byzfl_fedavg import check_algorithms, training_algorithm
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.results import Evaluation
 from byzpy_tw.sweep.study import Axis, Study
@@ -180,9 +182,6 @@ class LayoutTests(SynchronousTestCase):
         study = make_study(axis("batch_size", values=[16, 32]))
         with self.assertRaisesRegex(ConfigError, "batch-size varies.*as by --batch-size 16"):
             exported_plain(study)
-        local = make_study(axis("algorithm", values=["fedavg:steps=2,lr=0.1"]))
-        with self.assertRaisesRegex(ConfigError, "of algorithm fedavg.* are not written"):
-            exported_plain(local)
         endless = make_study(axis("rounds", values=[2_000_000_000]))
 
         def diverged(point: Mapping[str, str]) -> dict[str, Any]:
@@ -198,6 +197,67 @@ class LayoutTests(SynchronousTestCase):
         (path / "config.json").touch()
         with self.assertRaisesRegex(ConfigError, "is not empty: name a new folder"):
             check_folder(path)
+
+
+class FedAvgTests(SynchronousTestCase):
+    """The clients' rates are in the names of folders, samples and steps in the files alone."""
+
+    def study(self, *axes: Any, **options: Any) -> Study:
+        rates = axis("algorithm", values=["fedavg:steps=2,lr=0.1", "fedavg:steps=2,lr=0.2"])
+        study = make_study(rates, *axes)
+        return evolve(study, options={**study.options, **options})
+
+    def test_files(self) -> None:
+        found = exported_plain(self.study(axis("num_byz", "f", values=[(1, 1), (2, 2)]),
+                                          participants=3))  # fmt: skip
+        folders = {path.partition("/")[0] for path in found.files} - {"config.json"}
+        self.assertEqual({name.partition("_lr_")[2] for name in folders},
+                         {"0.1_mom_0.0_wd_0.0", "0.2_mom_0.0_wd_0.0"})  # fmt: skip
+        table = json.loads(found.files["config.json"])
+        self.assertEqual(table["model"]["learning_rate"], [0.1, 0.2])
+        expected = {
+            "name": "FedAvg",
+            "parameters": {"proportion_selected_clients": 0.5, "local_steps_per_client": 2},
+        }
+        self.assertEqual(table["benchmark_config"]["training_algorithm"], expected)
+        for path, text in found.files.items():
+            if path.endswith("config.json"):
+                told = json.loads(text)["benchmark_config"]["training_algorithm"]
+                self.assertEqual(told, expected)
+
+    @given(st.integers(1, 400), st.data())
+    @settings(max_examples=100, deadline=None)
+    def test_share(self, honest: int, data: st.DataObject) -> None:
+        """ByzFL's arithmetic selects the participants again."""
+        asked = data.draw(st.integers(1, honest))
+        config = RunConfig(in_process=True, num_honest=honest, num_byz=0, f=0, participants=asked,
+                           algorithm="fedavg:steps=2,lr=0.1")  # fmt: skip
+        check_algorithms([config])
+        share = training_algorithm([config])["parameters"]["proportion_selected_clients"]
+        self.assertEqual(int(honest * share), asked)
+        self.assertLessEqual(share, 1)
+
+    def test_refused(self) -> None:
+        cases = (
+            (make_study(axis("algorithm", values=["fedavg:epochs=1,lr=0.1"])), "has steps, lr and"),
+            (make_study(axis("algorithm", values=["fedavg:steps=1,lr=0.1,mu=1"])), "lr and weight"),
+            (self.study(optimizer="fed-adam"), "optimizer fed-adam and .* are not written"),
+            (self.study(num_byz=1, f=1), "participants with so many honest nodes are 7 with 6"),
+            (
+                make_study(
+                    axis("algorithm", values=["fedavg:steps=1,lr=0.1", "fedavg:steps=2,lr=0.1"])
+                ),
+                "the algorithms differ in more than lr",
+            ),
+            (
+                make_study(axis("algorithm", values=["fedavg:steps=1,lr=0.1", "dsgd"])),
+                "the algorithms differ in more than lr",
+            ),
+            (self.study(axis("participants", values=[2, 3])), "are 2 with 6, 3 with 6"),
+        )
+        for study, text in cases:
+            with self.assertRaisesRegex(ConfigError, text):
+                exported_plain(study)
 
 
 def exported_plain(study: Study) -> Export:

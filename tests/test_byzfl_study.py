@@ -15,11 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.__main__ import main
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import load
+from byzpy_tw.sweep import byzfl_fedavg as fedavg
 from byzpy_tw.sweep import byzfl_names as names
 from byzpy_tw.sweep.byzfl_study import read_byzfl
 from byzpy_tw.sweep.factor import factor
 from byzpy_tw.sweep.study import Axis, Selection
 from tests.byzfl_files import LEFT_OUT, changed
+from tests.studies import plan_of
 from tests.support import folder
 from tests.test_sweep_study import axis
 
@@ -205,6 +207,133 @@ def paths(table: Any, before: str = "") -> list[str]:
     return found
 
 
+def federated(proportion: Any = 0.5, steps: Any = 3, **changes: Any) -> dict[str, Any]:
+    """The template with FedAvg."""
+    parameters = {"proportion_selected_clients": proportion, "local_steps_per_client": steps}
+    algorithm = {"name": "FedAvg", "parameters": parameters}
+    return changed(benchmark_config__training_algorithm=algorithm, **changes)
+
+
+class FedAvgTests(SynchronousTestCase):
+    def test_options(self) -> None:
+        """Samples and local steps, with the clients' rates; the server's and momenta are none."""
+        found = read_byzfl(federated())
+        expected = {
+            "algorithm": "fedavg:steps=3,lr=0.1,weight_decay=0.0001", "participants": 5,
+            "num_honest": 10, "batches": "epochs:keep", "optimizer": "sgd", "validation": 0.2,
+        }  # fmt: skip
+        self.assertEqual(found.options, {**found.options, **expected})
+        self.assertFalse(set(fedavg.UNUSED) & set(found.options))
+        self.assertEqual(found.combinations, 288)
+        plain = read_byzfl(federated(honest_clients__weight_decay=0))
+        self.assertEqual(plain.options["algorithm"], "fedavg:steps=3,lr=0.1")
+
+    def test_runs(self) -> None:
+        """The options are those of a run, which draws samples of the file's size."""
+        small = federated(0.6, benchmark_config__f=1, benchmark_config__device="cpu",
+                          benchmark_config__nb_steps=20)  # fmt: skip
+        runs = plan_of(read_byzfl(small, {"data_root"})).runs
+        self.assertEqual({run.config.participants for run in runs}, {6})
+        self.assertEqual({run.config.optimizer_parameters["lr"] for run in runs}, {1.0})
+
+    def test_number_of_clients(self) -> None:
+        """As in ByzFL: a share of the honest clients, cut to a whole number by its arithmetic."""
+        for share, honest, number in ((0.29, 100, 28), (0.3, 10, 3), (1, 10, 10), (1.0, 7, 7)):
+            table = federated(share, benchmark_config__nb_honest_clients=honest)
+            self.assertEqual(read_byzfl(table).options["participants"], number)
+        fixed = federated(0.5, benchmark_config__set_honest_clients_as_clients=True,
+                          benchmark_config__nb_honest_clients=10)  # fmt: skip
+        self.assertIn(
+            Axis(
+                ("num_honest", "num_byz", "f", "participants"),
+                ((9, 1, 1, 4), (8, 2, 2, 4), (7, 3, 3, 3), (6, 4, 4, 3)),
+            ),
+            read_byzfl(fixed).axes,
+        )
+
+    def test_lists(self) -> None:
+        """Shares, steps and rates are axes; momenta and schedules, without effect there, are not.
+
+        The selection compares rates, of one number of steps.
+        """
+        found = read_byzfl(
+            federated([0.5, 1.0], model__learning_rate=[0.1, 0.2], model__milestones=[[], [5]],
+                      honest_clients__momentum=[0.0, 0.9])
+        )  # fmt: skip
+        self.assertEqual(values(found, "participants"), (5, 10))
+        self.assertEqual(
+            values(found, "algorithm"),
+            tuple(f"fedavg:steps=3,lr={rate},weight_decay=0.0001" for rate in ("0.1", "0.2")),
+        )
+        self.assertEqual(found.combinations, 288 * 4)
+        self.assertEqual(found.selection, Selection(("algorithm",), "accuracy", ("attack",)))
+        several = read_byzfl(federated(steps=[1, 5], model__learning_rate=[0.1, 0.2]))
+        self.assertEqual(len(values(several, "algorithm")), 4)
+        self.assertIsNone(several.selection)
+
+    def test_differences(self) -> None:
+        """They are told, and those of FedAvg only with it."""
+
+        def told(table: dict[str, Any]) -> dict[str, tuple[str, str]]:
+            return {key: (theirs, ours) for key, theirs, ours in read_byzfl(table).differences}
+
+        attacks = {"attack": [{"name": "LabelFlipping"}, {"name": "NoAttack"}]}
+        with_it, without = told(federated(**attacks)), told(changed(**attacks))
+        self.assertIn("the vectors of FedAvg", with_it)
+        self.assertIn("tolerated_f", with_it["f, tolerated_f with FedAvg"][0])
+        self.assertEqual(with_it["attack label-flip"][0], "is refused with FedAvg")
+        self.assertFalse({key for key in without if "FedAvg" in key})
+        self.assertNotIn("FedAvg", str(without["attack label-flip"]))
+
+    def test_mistakes(self) -> None:
+        place = "benchmark_config.training_algorithm"
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
+            (federated(0), "proportion_selected_clients must be above 0 .*, got 0$"),
+            (federated(1.5), "at most 1, got 1.5"),
+            (federated(True), "at most 1, got True"),
+            (federated(0.05), "0.05 of 10 honest clients selects none: use 0.1 or more"),
+            (federated(steps=0), "local_steps_per_client must be a whole number .*, got 0$"),
+            (federated(steps=2.0), "local_steps_per_client must be a whole number .*, got 2.0"),
+            (federated(model__optimizer_name="Adam"), "optimizer_name must be 'SGD' with 'FedAvg'"),
+            (federated(model__learning_rate=0), "model.learning_rate must be above 0"),
+            (
+                changed(benchmark_config__training_algorithm={"name": "FedAvg"}),
+                f"{place}.parameters.local_steps_per_client must be .*, got None",
+            ),
+            (
+                changed(benchmark_config__training_algorithm={"name": ["DSGD", "FedAvg"]}),
+                f"{place}.name has 'DSGD' and 'FedAvg'.*run a file for each",
+            ),
+            (
+                changed(benchmark_config__training_algorithm={"name": "FedProx"}),
+                "must be 'DSGD' or 'FedAvg', got 'FedProx'",
+            ),
+        )
+        for table, text in cases:
+            with self.assertRaisesRegex(ConfigError, text):
+                read_byzfl(table)
+
+    @given(
+        st.sampled_from(paths(federated(), "")).filter(lambda path: "algorithm" in path),
+        VALUES,
+    )
+    @settings(max_examples=100, deadline=None)
+    def test_any_value(self, path: str, value: Any) -> None:
+        """Whatever stands at a key of FedAvg, there is a study or an error of ours."""
+        table = federated(benchmark_config__f=1, pre_aggregators=[])
+        *sections, key = path.split("__")
+        inner: Any = table
+        for section in sections:
+            inner = inner[section]
+        inner[key] = value
+        try:
+            found = read_byzfl(table)
+        except ByzpyTwError as e:
+            self.assertNotIn("\n", str(e))
+        else:
+            self.assertGreater(found.combinations, 0)
+
+
 class RefusalTests(SynchronousTestCase):
     @given(st.sampled_from(paths(changed())), VALUES)
     @settings(max_examples=300, deadline=None)
@@ -286,10 +415,6 @@ class RefusalTests(SynchronousTestCase):
                 "leaves no honest one; lower f",
             ),
             (
-                {"benchmark_config__training_algorithm__name": "FedAvg"},
-                "training_algorithm.name 'FedAvg' cannot be run yet",
-            ),
-            (
                 {"benchmark_config__training_algorithm__parameters": {"local_steps_per_client": 3}},
                 "'local_steps_per_client' is of 'FedAvg' alone",
             ),
@@ -297,9 +422,10 @@ class RefusalTests(SynchronousTestCase):
         for changes, text in cases:
             with self.assertRaisesRegex(ConfigError, text):
                 read_byzfl(changed(**changes))
-        for table in ([], "x", None, 3):
+        wrongs: tuple[Any, ...] = ([], "x", None, 3)
+        for wrong in wrongs:
             with self.assertRaisesRegex(ConfigError, "is a table"):
-                read_byzfl(table)
+                read_byzfl(wrong)
 
     def test_replaced(self) -> None:
         """A name that the command line replaces need not be known here."""

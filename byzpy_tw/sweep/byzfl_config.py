@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins.naming import parse
+from byzpy_tw.sweep import byzfl_fedavg as fedavg
 from byzpy_tw.sweep import byzfl_names as names
 from byzpy_tw.sweep.byzfl_study import DATASETS, MODELS, OPTIMIZERS, PARTITIONS
 
@@ -86,13 +87,14 @@ class Words:
     def folder(self, config: RunConfig) -> str:
         """Return the name of the folder of `config`'s run, without its seeds."""
         name, parameter = distribution(config.partition)
+        rate, momentum, decay = fedavg.learning(config)
         parts = [
             dataset_name(config), model_name(config),
             f"n_{config.n}", f"f_{config.num_byz}", f"d_{config.f}", name, str(parameter),
             self.aggregators[config.aggregator].name,
             "_".join(self.preaggregators[rule].name for rule in config.pre_aggregator),
             self.attacks[config.attack].name,
-            f"lr_{config.lr}", f"mom_{config.worker_momentum}", f"wd_{config.weight_decay}",
+            f"lr_{rate}", f"mom_{momentum}", f"wd_{decay}",
         ]  # fmt: skip
         return "_".join(parts)
 
@@ -123,7 +125,8 @@ def distribution(partition: str) -> tuple[str, float | None]:
 def settings(config: RunConfig, words: Words, seeds: tuple[int, int]) -> Settings:
     """Return the settings of one run, as in the config.json of its folder."""
     name, parameter = distribution(config.partition)
-    found = shared_settings(config)
+    rate, momentum, decay = fedavg.learning(config)
+    found = shared_settings([config])
     found["benchmark_config"] |= {
         "training_seed": seeds[0],
         "nb_workers": config.n,
@@ -134,10 +137,8 @@ def settings(config: RunConfig, words: Words, seeds: tuple[int, int]) -> Setting
         "data_distribution_seed": seeds[1],
         "data_distribution": {"name": name, "distribution_parameter": parameter},
     }
-    found["model"]["learning_rate"] = config.lr
-    found["honest_clients"] |= {
-        "momentum": config.worker_momentum, "weight_decay": config.weight_decay,
-    }  # fmt: skip
+    found["model"]["learning_rate"] = rate
+    found["honest_clients"] |= {"momentum": momentum, "weight_decay": decay}
     rule, chain = words.aggregators[config.aggregator].settings, words.chain(config.pre_aggregator)
     for one in (rule, *chain):
         one["parameters"]["f"] = config.f
@@ -145,11 +146,12 @@ def settings(config: RunConfig, words: Words, seeds: tuple[int, int]) -> Setting
     return {**found, "aggregator": rule, "pre_aggregators": chain, "attack": attack}
 
 
-def shared_settings(config: RunConfig) -> Settings:
+def shared_settings(configs: Sequence[RunConfig]) -> Settings:
     """Return the settings that are the same in all runs of an exported study."""
+    config = configs[0]
     return {
         "benchmark_config": {
-            "training_algorithm": {"name": "DSGD", "parameters": {}},
+            "training_algorithm": fedavg.training_algorithm(configs),
             "nb_steps": config.rounds,
             "device": config.device,
             "nb_training_seeds": 1,

@@ -61,22 +61,68 @@ _BY_NAME: Mapping[tuple[str, str], tuple[str, str]] = {
         "standardised by the deviations of its pixels, 0.2470, 0.2435, 0.2616",
     ),
 }
+_FEDAVG: tuple[Difference, ...] = (
+    (
+        "learning_rate, weight_decay, momentum, milestones with FedAvg",
+        "the first two are of the clients' local steps; the others are not used, and the server "
+        "takes the aggregate of the clients' parameters as its own",
+        "those of the nodes are in --algorithm fedavg:...; the trainer adds the aggregate of "
+        "updates, as --optimizer sgd:lr=1 does, and the others are left out",
+    ),
+    (
+        "the vectors of FedAvg",
+        "parameters: a rule or an attack that depends on the origin, as clipping or sign-flip, "
+        "acts on them",
+        "updates, less the parameters that the round began with",
+    ),
+    (
+        "f, tolerated_f with FedAvg",
+        "rules take tolerated_f, which is of all clients, for the selected ones, and fail where it "
+        "is too large for these",
+        "--f is of all nodes; rules take the f of a sample, which covers all rounds with "
+        "--confidence 0.99, and is told at the start",
+    ),
+    (
+        "a selection of Byzantine clients alone",
+        "fails",
+        "makes no step",
+    ),
+    (
+        "a client's batches with FedAvg",
+        "go on from the round that last selected it",
+        "follow from the round's number: it passes over those of rounds without it",
+    ),
+)
+_FEDAVG_BY_NAME: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("attack", "label-flip"): (
+        "is refused with FedAvg",
+        "each Byzantine node trains on flipped labels of a shard of its own",
+    ),
+    ("attack", "none"): (
+        "fails in a round that selects Byzantine clients",
+        "Byzantine nodes send honest updates of shards of their own",
+    ),
+}
 _OPTIMAL = ("opt-alie", "opt-ipm")
 _COORDINATEWISE = ("median", "trimmed-mean", "meamed")
 
 
 def find_differences(
-    settings: Sequence[Settings], rows: Collection[Mapping[str, Any]]
+    settings: Sequence[Settings], rows: Collection[Mapping[str, Any]], federated: bool = False
 ) -> Iterator[Difference]:
-    """Yield the differences of a study of these `settings`, which make the options `rows`."""
+    """Yield the differences of a study of these `settings`, which make the options `rows`.
+
+    `federated` says that they train by FedAvg.
+    """
     yield from _ALWAYS
+    yield from _FEDAVG if federated else ()
     used = {
         (option, parse(text).name): None
         for row in rows
         for option in ("dataset", "partition", "aggregator", "attack")
         if (text := row.get(option)) is not None and (option != "attack" or row.get("num_byz"))
     }
-    for (option, name), told in _BY_NAME.items():
+    for (option, name), told in {**_BY_NAME, **(_FEDAVG_BY_NAME if federated else {})}.items():
         if (option, name) in used:
             yield f"{option} {name}", *told
     attacked = any(("attack", name) in used for name in _OPTIMAL)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.validators import flag, toml_key
 from byzpy_tw.errors import CannotRecord, ConfigError
 from byzpy_tw.sweep import byzfl_config as theirs
+from byzpy_tw.sweep import byzfl_fedavg as fedavg
 from byzpy_tw.sweep.plan import PlannedRun
 from byzpy_tw.sweep.results import RunResult
 from byzpy_tw.sweep.study_results import StudyResults
@@ -77,22 +78,20 @@ def export(results: StudyResults, losses: Losses, day: str) -> Export:
 def _check(results: StudyResults, planned: Sequence[PlannedRun]) -> None:
     """Raise `ConfigError` where ByzFL's files cannot tell the runs apart, or have no metric."""
     first, plan = planned[0].config, results.plan
-    if any(run.config.local_steps is not None for run in planned):
-        raise ConfigError(
-            f"ByzFL's files of {toml_key('algorithm')} {first.algorithm} are not written: export "
-            "runs of dsgd"
-        )
+    fedavg.check_algorithms([run.config for run in planned])
+    # Its folders have the learning rate of an algorithm, and one share of clients for all.
+    told = (*_TOLD, *(("algorithm", "participants") if first.local_steps is not None else ()))
     for name in (*plan.varying, *plan.study.derive):
         values = {getattr(run.config, name) for run in planned}
-        if name not in _TOLD and len(values) > 1:
+        if name not in told and len(values) > 1:
             raise ConfigError(
                 f"{toml_key(name)} varies, which the names of ByzFL's folders do not tell: "
                 f"export the runs with one value, as by {flag(name)} "
                 f"{clip(str(getattr(first, name)))}"
             )
     if results.metrics and _TEST not in (metric.name for metric in results.metrics):
-        told = ", ".join(metric.name for metric in results.metrics)
-        raise ConfigError(f"ByzFL's files have accuracies, and this study's task has {told}")
+        has = ", ".join(metric.name for metric in results.metrics)
+        raise ConfigError(f"ByzFL's files have accuracies, and this study's task has {has}")
 
 
 def _rows(run: PlannedRun, result: RunResult, losses: Losses) -> dict[str, list[float]]:
@@ -148,7 +147,8 @@ def _whole_config(
 ) -> theirs.Settings:
     """Return the config.json of all runs: each option that varies is a list."""
     configs = [run.config for run in planned]
-    found, training, data = theirs.shared_settings(configs[0]), *zip(*seeds.values(), strict=True)
+    found, training, data = theirs.shared_settings(configs), *zip(*seeds.values(), strict=True)
+    rates, momenta, decays = zip(*map(fedavg.learning, configs), strict=True)
     found["benchmark_config"] |= {
         **_nodes(configs),
         "training_seed": min(training),
@@ -157,11 +157,8 @@ def _whole_config(
         "nb_data_distribution_seeds": len(set(data)),
         "data_distribution": _distributions(configs),
     }
-    found["model"]["learning_rate"] = _distinct(config.lr for config in configs)
-    found["honest_clients"] |= {
-        "momentum": _distinct(config.worker_momentum for config in configs),
-        "weight_decay": _distinct(config.weight_decay for config in configs),
-    }
+    found["model"]["learning_rate"] = _distinct(rates)
+    found["honest_clients"] |= {"momentum": _distinct(momenta), "weight_decay": _distinct(decays)}
     chains = _distinct(config.pre_aggregator for config in configs)
     attacks = _distinct(config.attack for config in configs)
     rules = _distinct(config.aggregator for config in configs)
@@ -202,7 +199,7 @@ def _distributions(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     ]
 
 
-def _distinct(values: Iterator[Any]) -> list[Any]:
+def _distinct(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 

@@ -13,6 +13,7 @@ from byzpy_tw.config.merge import OPTIONS, convert_option
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import BadParameter, ConfigError
 from byzpy_tw.parameters import quote
+from byzpy_tw.sweep import byzfl_fedavg as fedavg
 from byzpy_tw.sweep import byzfl_names as names
 from byzpy_tw.sweep.byzfl_differences import find_differences
 from byzpy_tw.sweep.byzfl_settings import Settings, expand
@@ -62,6 +63,7 @@ def read_byzfl(table: Any, given: Collection[str] = ()) -> Study:
     known here.  Raises `ConfigError` with the key, the value and what to do.
     """
     settings = list(expand(table))
+    federated = fedavg.uses_fedavg(settings)
     rows: list[dict[str, Any]] = []
     starts: dict[tuple[int, int], None] = {}
     for setting in settings:
@@ -76,8 +78,10 @@ def read_byzfl(table: Any, given: Collection[str] = ()) -> Study:
     return Study(
         options=with_location({**options, **seed_options}),
         axes=(*axes, *seed_axes),
-        selection=_selection(axes, options),
-        differences=tuple(find_differences(settings, rows)),
+        selection=_selection(
+            axes, options, fedavg.chosen_options(settings) if federated else CHOSEN
+        ),
+        differences=tuple(find_differences(settings, rows, federated)),
     )
 
 
@@ -92,11 +96,11 @@ def _value(setting: Settings, section: str, key: str, default: Any = None) -> An
 
 def _translate(setting: Settings, given: Collection[str]) -> dict[str, Any]:
     """Return the options of a run with this setting, without its seeds."""
-    _refuse_federated(setting)
+    federated = _is_federated(setting)
     size = _number(setting, "size_train_set", 0.8)
     if not 0 < size <= 1:
         raise ConfigError(f"{_BENCHMARK}.size_train_set must be above 0 and at most 1, got {size}")
-    return {
+    found = {
         **_model(setting, given),
         **_nodes(setting),
         **_rules(setting, given),
@@ -105,6 +109,10 @@ def _translate(setting: Settings, given: Collection[str]) -> dict[str, Any]:
         "batches": "epochs:keep",  # as a DataLoader's
         "validation": round(1 - size, 12),
     }
+    if federated:
+        found |= fedavg.read_fedavg(setting, found["num_honest"], found)
+        found = {name: value for name, value in found.items() if name not in fedavg.UNUSED}
+    return found
 
 
 def _same(setting: Settings) -> Iterator[tuple[str, Any]]:
@@ -267,24 +275,25 @@ def _look_up(name: Any, known: Mapping[str, Any], place: str, replace: str = "")
     raise ConfigError(f"{told} (known: {', '.join(known)}){cure}")
 
 
-def _refuse_federated(setting: Settings) -> None:
+def _is_federated(setting: Settings) -> bool:
+    """Return whether a setting trains by FedAvg; raises `ConfigError` for no known algorithm."""
     algorithm = _value(setting, _BENCHMARK, "training_algorithm", {})
     place, name = f"{_BENCHMARK}.training_algorithm", algorithm.get("name") or "DSGD"
-    if name == "FedAvg":
-        raise ConfigError(
-            f"{place}.name 'FedAvg' cannot be run yet: clients that are sampled and take local "
-            "steps come with the federated algorithm; use 'DSGD'"
-        )
+    if name == fedavg.NAME:
+        return True
     if name != "DSGD":
-        raise ConfigError(f"{place}.name must be 'DSGD', got {quote(name)}")
+        raise ConfigError(f"{place}.name must be 'DSGD' or 'FedAvg', got {quote(name)}")
     for key in algorithm.get("parameters") or {}:
         raise ConfigError(f"{place}.parameters: {key!r} is of 'FedAvg' alone: leave it out")
+    return False
 
 
-def _selection(axes: Collection[Axis], options: Mapping[str, Any]) -> Selection | None:
-    """Return ByzFL's choice of hyper-parameters, where several are tried on validation data."""
+def _selection(
+    axes: Collection[Axis], options: Mapping[str, Any], chosen: Collection[str]
+) -> Selection | None:
+    """Return ByzFL's choice of the options `chosen`, where several are tried on validation data."""
     varying = [name for axis in axes for name in axis.options]
-    over = tuple(name for name in CHOSEN if name in varying)
+    over = tuple(name for name in chosen if name in varying)
     if not over or not ("validation" in varying or options.get("validation")):
         return None
     return Selection(over, "accuracy", ("attack",) if "attack" in varying else ())
