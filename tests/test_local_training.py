@@ -190,6 +190,33 @@ class LocalTrainingTests(SingleThreadedTestCase):
         self.assertTrue(torch.equal(torch.stack([one.vector for one in found]), expected))
         self.assertEqual(len(host._local._idle), 1)  # type: ignore[union-attr]
 
+    def test_turns_within_a_step(self) -> None:
+        """A step of many micro-batches takes as many turns, and ends once nobody waits."""
+        host = host_of(evolve(SPEC, local_steps="steps=1,lr=0.1", micro_batch_size=1))
+        expected = vectors(host, nodes=(0,))
+        self.patch(local_training, "TURN_SECONDS", -1.0)
+        threads, found = HandCrankedPool(), list[Answer]()
+        host.gradients(threads, [0], 0, found.extend)
+        threads.turn(SPEC.batch_size)
+        self.assertEqual((len(threads.waiting), found), (1, []))
+        threads.drain()
+        assert isinstance(found[0], Gradient)
+        self.assertTrue(torch.equal(found[0].vector, expected[0]))
+        wanted = iter([True, True])
+        host.gradients(threads, [0], 0, found.extend, lambda: next(wanted, False))
+        threads.turn(3)
+        self.assertEqual(len(threads.waiting), 0)
+        self.assertIsInstance(found[-1], BadRequest)
+
+    def test_many_losses(self) -> None:
+        """Losses of steps without number are added up as they come."""
+        host = host_of(evolve(SPEC, local_steps="steps=9,lr=0.1"))
+        [one] = answers(host, nodes=(0,))
+        self.patch(local_training, "MOST_LOSSES", 2)
+        [other] = answers(host, nodes=(0,))
+        assert isinstance(one, Gradient) and isinstance(other, Gradient)
+        self.assertAlmostEqual(one.loss, other.loss, places=12)
+
     def test_closed_pool(self) -> None:
         """Steps end with the pool, and the model is there for others."""
         host = host_of(evolve(SPEC, local_steps=STEPS))

@@ -282,8 +282,8 @@ def root_of(rule: Any, context: Context | None) -> Tensor:
 def score_of(rule: Any, context: Context | None, rows: Tensor) -> Tensor:
     """Return the loss of each of the rows by the score of `context`, ``(m,)`` float64.
 
-    A loss that is not a number is infinite.  Raises `NeedsContext` where there is no score for
-    `rule`, and `BadRuleOutput` for a result of another shape.
+    A loss that is not finite is infinite: minus infinity is no good one.  Raises `NeedsContext`
+    where there is no score for `rule`, and `BadRuleOutput` for a result of another shape.
     """
     if context is None or context.score is None:
         raise NeedsContext(
@@ -297,4 +297,4 @@ def score_of(rule: Any, context: Context | None, rows: Tensor) -> Tensor:
             f"context.score returned losses of the shape {tuple(losses.shape)} for {len(rows)} "
             f"rows, expected ({len(rows)},)"
         )
-    return losses.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return torch.where(losses.isfinite(), losses, torch.inf)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -151,12 +151,17 @@ class MicroBatches:
         *pieces, loss = self.device.fetch(self._compute(part))
         return Gradient(tuple(pieces), float(loss))
 
-    def gradient(self) -> Gradient:
-        """Compute the gradient of the whole batch here, and leave it on the device."""
-        total, found = OrderedSum(self.parts), None
+    def gradient(self) -> Generator[bool, None, Gradient]:
+        """Compute the gradient of the whole batch here; yield True between two parts.
+
+        Returns the gradient, on the device.
+        """
+        total = OrderedSum(self.parts)
         for part in range(self.parts):
             *pieces, loss = self._compute(part)
             found = total.add(part, Gradient(tuple(pieces), float(loss)))
+            if found is None:
+                yield True
         assert found is not None
         return found
 

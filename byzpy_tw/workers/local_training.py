@@ -5,8 +5,9 @@ batch, the augmentation and the dropout of a node that sends a gradient.  A node
 one after the other, in a model with memory of its own.  As many of these models are made as nodes
 train at once, and they are used again; nothing else is kept from round to round.
 
-A node's steps may take minutes.  So a job ends after `TURN_SECONDS`, and the rest queues up anew:
-what other runs compute on the same threads waits no longer than that.
+A node's steps may take minutes, and so may one step.  So a job ends with the first micro-batch
+after `TURN_SECONDS`, and the rest queues up anew: what other runs compute on the same threads waits
+no longer than that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from byzpy_tw.workers.local_steps import LocalSteps
 from byzpy_tw.workers.pool import Pool
 
 TURN_SECONDS = 0.25  # of a core: another process does not end a turn
+MOST_LOSSES = 1 << 16  # of a node's steps that are kept before they are added up
 
 
 @frozen(eq=False)
@@ -109,26 +111,41 @@ class LocalTraining:
         still_wanted: Callable[[], bool],
         report_seconds: Callable[[float], None],
     ) -> Generator[None, None, Gradient]:
-        """Yield after each step of the node of `batches` in their round.
+        """Yield after each micro-batch of the node of `batches` in their round.
 
         Returns the node's update, with the mean of its losses.  Raises `BadRequest` once
         `still_wanted` returns False.
         """
-        losses: list[float] = []
-        seconds, per_epoch = 0.0, rounds_per_epoch(len(batches.shard), batches.spec)
+        numbers = self.steps.batches(
+            batches.round, rounds_per_epoch(len(batches.shard), batches.spec)
+        )
+        losses, seconds, more = list[float](), 0.0, True
         with self._lend() as local:
             local.parameters.copy_(self.start)
-            for number in self.steps.batches(batches.round, per_epoch):
+            work = self._take_steps(local, batches, numbers, losses)
+            while more:
                 if not still_wanted():
                     raise BadRequest("nobody waits for this update any more")
                 begun = time.thread_time()
-                own = attrs.evolve(batches, model=local.provide, leaves=local.leaves, round=number)
-                losses.append(self._step(local, own, first=not losses))
+                more = next(work, False)
                 seconds += time.thread_time() - begun
-                yield
+                if more:
+                    yield
             (update,) = batches.device.fetch([local.parameters - self.start])
         report_seconds(seconds)
-        return Gradient((update,), math.fsum(losses) / len(losses))
+        return Gradient((update,), math.fsum(losses) / len(numbers))
+
+    def _take_steps(
+        self, local: LocalModel, batches: MicroBatches, numbers: range, losses: list[float]
+    ) -> Generator[bool, None, None]:
+        """Step along the batches of these `numbers`, adding to `losses`; yield True in between."""
+        for number in numbers:
+            own = attrs.evolve(batches, model=local.provide, leaves=local.leaves, round=number)
+            gradient = yield from own.gradient()
+            if len(losses) == MOST_LOSSES:
+                losses[:] = [math.fsum(losses)]
+            losses.append(self._step(local, gradient, first=number == numbers[0]))
+            yield True
 
     @contextmanager
     def _lend(self) -> Iterator[LocalModel]:
@@ -141,9 +158,9 @@ class LocalTraining:
         finally:
             self._idle.append(local)
 
-    def _step(self, local: LocalModel, batch: MicroBatches, *, first: bool) -> float:
-        """Step along the gradient of `batch`, as `torch.optim.SGD` to the bit; return its loss."""
-        steps, gradient = self.steps, batch.gradient()
+    def _step(self, local: LocalModel, gradient: Gradient, *, first: bool) -> float:
+        """Step along `gradient`, as `torch.optim.SGD` to the bit; return its loss."""
+        steps = self.steps
         if steps.clip is not None:
             gradient = gradient.scale_down(steps.clip)
         sizes = [piece.numel() for piece in gradient.pieces]
