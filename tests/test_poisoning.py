@@ -159,7 +159,7 @@ class PatchTests(SynchronousTestCase):
             (Dataset("d", tokens, tokens, 3), {}, "needs images, .* examples are .*int64"),
             (Dataset("d", several, several, 3), {}, "needs images"),
             (Dataset("d", numbers, numbers, None), {}, "one class for each image"),
-            (pictures, {"target": 3}, "target=3 is none of its 3 classes, from 0"),
+            (pictures, {"target": 3}, "target=3 is none of its classes, 0 to 2"),
             (pictures, {"size": 6}, "size=6 is more than its images have, 5 x 6 pixels"),
             (pictures, {"value": 2}, "value=2 is not from 0 to 1"),
         ):
