@@ -48,7 +48,7 @@ from byzpy_tw.workers.batch_order import BatchOrder
 from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.poisoning import make_poisoning
+from byzpy_tw.workers.poisoning import Poisoning, make_poisoning
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from tests.support import folder
 
@@ -159,7 +159,7 @@ class PatchTests(SynchronousTestCase):
             (Dataset("d", tokens, tokens, 3), {}, "needs images, .* examples are .*int64"),
             (Dataset("d", several, several, 3), {}, "needs images"),
             (Dataset("d", numbers, numbers, None), {}, "one class for each image"),
-            (pictures, {"target": 3}, "target=3 is none of its 3 classes, from 0"),
+            (pictures, {"target": 3}, "target=3 is none of its classes, 0 to 2"),
             (pictures, {"size": 6}, "size=6 is more than its images have, 5 x 6 pixels"),
             (pictures, {"value": 2}, "value=2 is not from 0 to 1"),
         ):
@@ -194,6 +194,15 @@ class VectorTests(SynchronousTestCase):
         self.assertGreater(len(rows), 5)
         whole = host_of(f"backdoor:{PATCH}", evolve(SPEC, micro_batch_size=10))
         self.assertTrue(torch.allclose(vector_of(whole, 1), vector_of(host, 1), atol=1e-6))
+
+    def test_choice_of_examples(self) -> None:
+        """It is of the seed and the node, and the same in all versions."""
+        poisoning = Poisoning(Backdoor(share=0.3), "the attack")
+        found = [np.flatnonzero(poisoning.of_node(seed, node, 20).chosen).tolist()
+                 for seed, node in ((42, 8), (42, 9), (43, 8))]  # fmt: skip
+        self.assertEqual(found[0], [5, 9, 10, 13, 14, 19])
+        self.assertEqual([len(rows) for rows in found], [6, 6, 6])
+        self.assertEqual(len(set(map(tuple, found))), 3)
 
     def test_honest_nodes(self) -> None:
         """Their data, and the dataset, stay as they are."""

@@ -46,15 +46,21 @@ class PixelPatch:
         if len(images) < 2 or not all(x.is_floating_point() or _bytes(x) for x in images):
             return (
                 "a patch needs images, bytes or floating point of (N, channels, height, width), "
-                f"and its examples are {data.train!r}"
+                f"and its examples are {data.train!r}: use other data or another attack"
             )
         if data.classes is None or data.target_shape != ():
-            return f"a backdoor needs one class for each image, and it has {data.train!r}"
+            return (
+                f"a backdoor needs one class for each image, and it has {data.train!r}: use other "
+                "data or another attack"
+            )
         if self.target >= data.classes:
-            return f"target={self.target} is none of its {data.classes} classes, from 0"
+            return f"target={self.target} is none of its classes, 0 to {data.classes - 1}"
         height, width = images[0].shape[2:]
         if self.size > min(height, width):
-            return f"size={self.size} is more than its images have, {height} x {width} pixels"
+            return (
+                f"size={self.size} is more than its images have, {height} x {width} pixels: give a "
+                "smaller size"
+            )
         if any(map(_bytes, images)) and not 0 <= self.value <= 1:
             return f"value={self.value:g} is not from 0 to 1, the brightness of images of bytes"
         return ""

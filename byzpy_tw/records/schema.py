@@ -204,7 +204,8 @@ CONFIG_FIELDS = _fields(
     Field("metrics", "the task's metrics, the most important one first: `name`, `unit`, `better` "
           "(`higher` or `lower`) and the `format` of a value; a run without this entry has "
           "`accuracy`.  With `--validation` those of the validation data follow, whose names begin "
-          "with `validation_`, and `validation_loss`"),
+          "with `validation_`, and `validation_loss`.  `attack_success_rate` is the last where the "
+          "attack poisons data"),
     Field("chance", "the value of each metric for the best answer that ignores its input, on the "
           "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("init", "SHA-256 of the parameters' initial values; only where a file gives them "

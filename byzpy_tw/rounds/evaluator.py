@@ -135,11 +135,10 @@ class Evaluator:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics of an evaluation, those of the validation data last."""
+        """The metrics of an evaluation: the task's, of the validation data, and the attack's."""
         metrics = tuple(self.task.metrics)
-        success = (ATTACK_SUCCESS,) if self._measures_success else ()
-        aside = with_validation(metrics)[len(metrics) :] if len(self.validation) else ()
-        return (*metrics, *success, *aside)
+        metrics = with_validation(metrics) if len(self.validation) else metrics
+        return (*metrics, ATTACK_SUCCESS) if self._measures_success else metrics
 
     @property
     def _measures_success(self) -> bool:
@@ -227,14 +226,19 @@ class Evaluator:
 
     def add_up(self, shares: Sequence[EvaluationShare]) -> Evaluation:
         """Return the evaluation that `shares`, in order, add up to."""
-        found = self._add_up(shares[: self._test_jobs], "test")
-        if self._measures_success:
-            poisoned = [share for share in shares[self._clean_jobs :] if share.weight]
-            rate = self._add_up(poisoned, "poisoned test").metrics[ACCURACY.name]
-            found = evolve(found, metrics={**found.metrics, ATTACK_SUCCESS.name: rate})
+        if not self._measures_success:
+            return self._add_up_clean(shares)
+        found = self._add_up_clean(shares[: self._clean_jobs])
+        poisoned = [share for share in shares[self._clean_jobs :] if share.weight]
+        rate = self._add_up(poisoned, "poisoned test").metrics[ACCURACY.name]
+        return evolve(found, metrics={**found.metrics, ATTACK_SUCCESS.name: rate})
+
+    def _add_up_clean(self, shares: Sequence[EvaluationShare]) -> Evaluation:
+        """Return the evaluation of the test data, with the metrics of the validation data."""
         if not len(self.validation):
-            return found
-        aside = self._add_up(shares[self._test_jobs : self._clean_jobs], "validation")
+            return self._add_up(shares, "test")
+        found = self._add_up(shares[: self._test_jobs], "test")
+        aside = self._add_up(shares[self._test_jobs :], "validation")
         more = {f"{VALIDATION}{name}": value for name, value in aside.metrics.items()}
         loss = aside.loss if math.isfinite(aside.loss) else None
         return evolve(found, metrics={**found.metrics, **more, VALIDATION_LOSS.name: loss})
