@@ -227,8 +227,8 @@ class ConfigurationTests(SynchronousTestCase):
         return guarantee_notices(resolve_rules(options(**more), load(only=())))
 
     def test_told(self) -> None:
-        told = "--participants 13: 13 of 100 nodes are asked in a round, with f = 6; of the --f 10 "
-        told += "faulty nodes of all some round of 500 draws more with probability 0.0054"
+        told = "--participants 13: 13 of 100 nodes are asked in a round, with f = 6; with "
+        told += "probability 0.0054 some round of 500 draws more than 6 of the --f 10 faulty nodes"
         self.assertEqual(self.notices(), [told])
         [told] = self.notices(participants=15, over_sample=2)
         self.assertIn("15 of 100 nodes are asked in a round, and up to 2 more in the place", told)

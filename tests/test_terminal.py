@@ -84,6 +84,12 @@ class HeaderTests(SynchronousTestCase):
             self.assertIn(words, describe_run(config))
             self.assertEqual("alie" in describe_run(config), count > 0)
 
+    def test_a_sample(self) -> None:
+        """The budget of all nodes is not taken for that of a round."""
+        config = RunConfig(in_process=True, num_honest=9, num_byz=1, f=2, participants=5)
+        self.assertIn(", 5 of them a round, ", describe_run(config))
+        self.assertTrue(describe_run(config).endswith("with f = 2 of 10"))
+
 
 class MissingTests(SynchronousTestCase):
     def told(self, **result: Any) -> list[str]:

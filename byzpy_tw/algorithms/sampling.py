@@ -104,9 +104,9 @@ class Sampling:
         """Return the samples and their budget, as words to follow "--participants M:"."""
         more = f", and up to {self.spare} more in the place of absent ones" if self.spare else ""
         return (
-            f"{self.size} of {self.n} nodes are asked in a round{more}, with f = {self.f}; of the "
-            f"--f {self.byzantine} faulty nodes of all some round of {self.rounds} draws more with "
-            f"probability {format_probability(self.excess)}"
+            f"{self.size} of {self.n} nodes are asked in a round{more}, with f = {self.f}; with "
+            f"probability {format_probability(self.excess)} some round of {self.rounds} draws more "
+            f"than {self.f} of the --f {self.byzantine} faulty nodes"
         )
 
     def gap(self) -> str | None:

@@ -161,11 +161,12 @@ def describe_run(config: RunConfig) -> str:
     if config.num_byz:
         kinds = f"{config.num_honest} honest and {config.num_byz} Byzantine nodes"
         nodes = f"{kinds} ({config.attack})"
+    of_all = ""  # f is the budget of all nodes, and a sample has its own
     if config.participants is not None:
-        nodes = f"{nodes}, {config.participants} of them a round"
+        nodes, of_all = f"{nodes}, {config.participants} of them a round", f" of {config.n}"
     return (
         f"{config.rounds} rounds of {config.model} on {config.dataset}, {nodes}, "
-        f"{config.pipeline} with f = {config.f}"
+        f"{config.pipeline} with f = {config.f}{of_all}"
     )
 
 

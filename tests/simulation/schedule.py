@@ -20,7 +20,8 @@ from tests.simulation.pipe import LinkProfile
 
 DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
 SAMPLED = "sampled"  # an algorithm of `histories`
-ALGORITHMS = (SAMPLED, "dsgd", "fedavg:steps=2,lr=0.2,momentum=0.5", "dsgd")  # of runs in turn
+LOCAL_STEPS = "fedavg:steps=2,lr=0.2,momentum=0.5"
+ALGORITHMS = (SAMPLED, "dsgd", LOCAL_STEPS, "dsgd")  # of runs in turn
 UNEQUAL = "dirichlet:alpha=2"  # shards of other sizes, where nodes weigh by their examples
 CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
 
@@ -230,7 +231,7 @@ def configuration(number: int, registry: Registry) -> RunConfig:
         *before, rule = random.choice(RULES).split(" | ")
         drawn: dict[str, Any] = dict(
             in_process=True,
-            algorithm="dsgd" if number % 8 == 4 else ALGORITHMS[number % len(ALGORITHMS)],
+            algorithm=_algorithm(number),
             num_honest=honest,
             num_byz=byzantine,
             f=random.randint(0, (honest + byzantine - 1) // 2),
@@ -259,7 +260,19 @@ def configuration(number: int, registry: Registry) -> RunConfig:
             resolve_rules(config, registry)
         except ByzpyTwError:
             continue  # such as too few nodes for the rule
-        return _weighted(config, registry) if number % 3 == 1 else config
+        federated = number % 16 == 4
+        if not federated and number % 3 != 1:
+            return config
+        weighted = _weighted(config, registry)
+        if weighted is not config or not federated:
+            return weighted
+
+
+def _algorithm(number: int) -> str:
+    """Return the algorithm of a configuration: an eighth is sampled, half of these with steps."""
+    if number % 8 == 4:
+        return LOCAL_STEPS if number % 16 == 4 else "dsgd"
+    return ALGORITHMS[number % len(ALGORITHMS)]
 
 
 def _weighted(config: RunConfig, registry: Registry) -> RunConfig:
