@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.algorithms import state as state_module
-from byzpy_tw.algorithms.state import State
+from byzpy_tw.algorithms.state import State, check_shapes
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.errors import (
     BadRuleOutput,
@@ -66,6 +67,21 @@ class FileTests(SynchronousTestCase):
         for name in ("round", "parameters", "optimizer", "momenta", "history", "aggregation",
                      "attack", "probation", "elapsed"):  # fmt: skip
             self.assertTrue(same(getattr(state(), name), getattr(found, name)), name)
+
+    def test_of_another_run(self) -> None:
+        """Parameters, and vectors of all nodes, must be as those of the run."""
+        first = evolve(state(0), rows=torch.zeros(3, 5))
+        check_shapes(evolve(state(), rows=torch.ones(3, 5)), first)
+        check_shapes(state(), state(0))
+        for changed, words in (
+            ({"parameters": torch.ones(4)}, r"3 rounds .* its parameters are \(4,\) .* \(5,\)"),
+            ({"parameters": "x"}, r"its parameters are a str, expected \(5,\) of torch.float32"),
+            ({"rows": None}, r"its rows are none, expected \(3, 5\)"),
+            ({"rows": torch.ones(3, 5).double()}, r"its rows are \(3, 5\) of torch.float64"),
+        ):
+            found = evolve(state(), **{"rows": torch.ones(3, 5), **changed})
+            with self.assertRaisesRegex(DamagedCheckpoint, words):
+                check_shapes(found, first)
 
     def test_of_an_older_version(self) -> None:
         """A checkpoint of 0.1 has a field for the velocity of SGD."""

@@ -94,9 +94,14 @@ class RobustLearningRateTests(SynchronousTestCase):
     def test_by_hand(self) -> None:
         """Sums of signs are 4, 2, 0 and 1; the means 2.5, -1.5, 0.25 and 1.25."""
         for theta, signs in ((0, (1, 1, 1, 1)), (1, (1, 1, -1, 1)), (2, (1, 1, -1, -1)),
-                             (3, (1, -1, -1, -1)), (5, (-1, -1, -1, -1))):  # fmt: skip
+                             (3, (1, -1, -1, -1))):  # fmt: skip
             got = RobustLearningRate(theta=theta)(self.rows)
             torch.testing.assert_close(got, tensor(2.5, -1.5, 0.25, 1.25) * tensor(*signs))
+
+    def test_theta_above_n(self) -> None:
+        """Such a threshold would have each step go uphill."""
+        with self.assertRaisesRegex(TooManyByzantine, "theta=5 negates all coordinates .* n=4"):
+            RobustLearningRate(theta=5)(self.rows)
 
     def test_theta_of_f(self) -> None:
         """It is f + 1 unless given, and pays for refused rows."""

@@ -503,6 +503,18 @@ class RunTests(TestCase):
             )
             self.assertTrue(self.verified(rule).confirmed)
 
+    async def test_shown_rows_without_weight(self) -> None:
+        """A round whose honest nodes have no weight shows them all the same."""
+        some = write(self.where / "some.csv", (0, 0, 0, 1, 1, 1, 1))
+        for attack in ("sign-flip", "opt-alie"):
+            await self.run_of(
+                attack, aggregator="median", weights=str(some), attack=attack, f=1, num_honest=4,
+                num_byz=3, participants=5, rounds=12,
+            )  # fmt: skip
+            asked = [record["participants"] for record in read_run(self.where / attack).rounds]
+            self.assertTrue(any(3 not in nodes for nodes in asked))
+            self.assertTrue(self.verified(attack).confirmed)
+
     async def test_a_rule_that_gets_none(self) -> None:
         with self.assertRaisesRegex(byzpy_tw.errors.BrokenPlugin, "takes no keyword context"):
             await self.run_of("run", aggregator=Deaf, weights=str(self.file))

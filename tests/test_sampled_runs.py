@@ -167,6 +167,9 @@ class SampledTests(RunCase):
             before = record["parameters_sha256"]
         self.assertIn(empty, range(2, 10))
         self.assert_verified(path)
+        number = next(r["round"] for r in records if r["foreseen_f"] is not None)
+        for name in ("f", "foreseen_f"):  # which neither the mean nor this attack looks at
+            self.assert_found(path, number, {name: 3}, f"{name} 3 on record, 0 here")
         refused = json.loads((path / RESULT).read_text())["refused"]
         self.assertLessEqual(set(refused), {"4", "5", "6", "7"})
         self.assertEqual(read(path).plain()["nodes"][0]["totals"]["refused"], 0)

@@ -120,7 +120,7 @@ class SignMajority:
     outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))
 
 
-@rule("rlr", "n >= 1", "f = 0", "none", breaks={TRANSLATION})
+@rule("rlr", None, "f = 0", "none", breaks={TRANSLATION}, told="n >= theta")
 class RobustLearningRate:
     """Each coordinate's mean, negated where the sum of its signs is less than `theta` in size.
 
@@ -136,6 +136,11 @@ class RobustLearningRate:
     coordinatewise: ClassVar[bool] = True
     f: int = integer(0)
     theta: int | None = integer(None, none="f + 1, with f less the refused rows")
+
+    def computable(self, n: int) -> str | None:
+        if n >= self._theta:
+            return None
+        return f"rlr with theta={self._theta} negates all coordinates of so few rows, got n={n}"
 
     @property
     def _theta(self) -> int:

@@ -112,7 +112,7 @@ class Dsgd:
         context = Context(
             seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
             byzantine=self._attackers(state), pipeline=rules.aggregation.pipeline(f),
-            weights=None if weights is None else weights.of_rows(nodes),
+            weights=None if weights is None else weights.of_shown(nodes),
             node_weights=None if weights is None else weights.shares.clone(),
             **self.root_context(state),
         )  # fmt: skip

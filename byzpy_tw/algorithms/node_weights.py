@@ -50,6 +50,13 @@ class NodeWeights:
         """Return the shares of `nodes` in the weight of these, ``(m,)``, in their order."""
         return shares_of(self.shares[list(nodes)])
 
+    def of_shown(self, nodes: Sequence[int]) -> Tensor | None:
+        """Return `of_rows`, or None where none of `nodes` has a weight.
+
+        An attack is shown honest rows alone, and those of a sample may all be without one.
+        """
+        return self.of_rows(nodes) if bool(self.shares[list(nodes)].any()) else None
+
     @property
     def digest(self) -> str:
         """The SHA-256 of the shares, as little-endian float64."""

@@ -11,6 +11,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from byzpy_tw.errors import DamagedCheckpoint
+
 _STORABLE = (Tensor, np.ndarray, np.generic, int, float, str, type(None))
 LARGE = 1 << 27  # bytes of a state that is not copied to be written
 
@@ -73,6 +75,23 @@ def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
         items = [map_leaves(item, leaf) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return leaf(value)
+
+
+def check_shapes(found: State, first: State) -> None:
+    """Raise `DamagedCheckpoint` where `found` is not of the run that begins with `first`."""
+    for name in ("parameters", *["rows"] * (first.rows is not None)):
+        there, here = (_describe_kind(getattr(state, name)) for state in (found, first))
+        if there != here:
+            raise DamagedCheckpoint(
+                f"the checkpoint after {found.round} rounds is of another run: its {name} are "
+                f"{there}, expected {here}; delete it to go on from an older one, or from round 0"
+            )
+
+
+def _describe_kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return "none" if value is None else f"a {type(value).__name__}"
+    return f"{tuple(value.shape)} of {value.dtype}"
 
 
 def check_storable(value: Any) -> None:

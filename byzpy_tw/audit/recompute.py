@@ -8,13 +8,15 @@ from concurrent.futures import Executor
 from typing import Any
 
 import torch
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.participation import Participants
+from byzpy_tw.algorithms.sampling import Sampling
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.membership import read_nodes
 from byzpy_tw.records.schema import ROUND_FIELDS
@@ -34,6 +36,7 @@ class RecomputedRound:
     state: State
     digest: str
     entries: Mapping[str, Any]
+    budgets: range  # that the rules can have had
 
     def differing_norms(self, record: Mapping[str, Any]) -> list[tuple[int, float, float]]:
         """Return each node whose vector has another norm, with the recorded and the computed."""
@@ -46,6 +49,11 @@ class RecomputedRound:
 
     def differing_entries(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Yield the verified entries of `record` that differ from this round's."""
+        for name in ("f", "foreseen_f"):
+            if (f := record.get(name)) is not None and f not in self.budgets:
+                least, most = self.budgets[0], self.budgets[-1]
+                possible = f"{least}" if least == most else f"{least} to {most}"
+                yield f"{name} {clean_value(f)} on record, {possible} here"
         for name, field in ROUND_FIELDS.items():
             on_record = name in record or name in ("participants", "replaced")  # none: nobody else
             if not field.verified or not on_record or name not in self.entries:
@@ -94,6 +102,20 @@ def _replacements(record: Mapping[str, Any], asked: Participants) -> list[dict[s
     told = [pair["node"] for pair in record.get("replaced", ()) if pair["node"] in absent]
     order = dict.fromkeys([*told, *absent])  # of those that are not told, any
     return [{"node": node, "by": spare} for node, spare in zip(order, asked.spare)]
+
+
+def _budgets(
+    config: RunConfig, record: Mapping[str, Any], asked: Participants, replaced: int
+) -> range:
+    """Return the budgets that the rules can have had: lower ones by the refusals alone.
+
+    That of a sample may have been another one, in a run with less rounds.
+    """
+    planned, sampling = asked.f, Sampling.of(config)
+    if sampling is not None and asked.rows is None:
+        planned = min(planned, evolve(sampling, rounds=record["round"] + 1).f)
+    charged = max(0, len(record["refused"]) - replaced) if asked.rows is None else 0
+    return range(max(0, planned - charged), asked.f + 1)
 
 
 def _server(placement: Any, node: int) -> str:
@@ -154,7 +176,8 @@ class RoundRecomputer:
             entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
             entries["participants"] = None if len(asked.nodes) == config.n else everyone
             entries["replaced"] = replaced or None
-            return RecomputedRound(after, sha256_of(after.parameters), entries)
+            budgets = _budgets(config, record, asked, len(replaced))
+            return RecomputedRound(after, sha256_of(after.parameters), entries, budgets)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
         candidates = self._candidate_f(record, asked, shown, everyone)

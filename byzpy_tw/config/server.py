@@ -50,8 +50,8 @@ class Limits:
     pieces: int = 2**24  # of data that a partition may deal out one by one
     working_mib: int = _count(
         4096,
-        "Memory that one thread keeps of a micro-batch, and that all runs' frozen parameters "
-        "and buffers take together, in MiB each.",
+        "Memory that one thread keeps of a micro-batch, that it keeps of local steps of all runs, "
+        "and that all runs' frozen parameters and buffers take together, in MiB each.",
         key="max-working-mib",
     )
     knowledge_mib: int = _count(

@@ -19,7 +19,7 @@ class _FederatedOptimizer:
     """
 
     beta1: float = real(0.9, least=0.0, below=1.0)
-    tau: float = real(1e-3, above=0.0, most=1e30)
+    tau: float = real(1e-3, least=1e-30, most=1e30)  # a float32 that is not zero
     v0: float = real(0.0, least=0.0, most=1e30)
 
     def begin(self, parameters: Tensor) -> dict[str, Any]:

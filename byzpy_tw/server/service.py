@@ -60,7 +60,7 @@ from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
 from byzpy_tw.transports import Listener, ServerAddress
 from byzpy_tw.transports.table import check_keys, is_built_in, listening_address
-from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.building import build_host, local_bytes
 from byzpy_tw.workers.data import make_dataset
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.environment import Environment, environment, probe
@@ -382,11 +382,13 @@ class ByzpyServer(Service):
                 self.log.warn("{line}", line=clean(line, 1000))
             self._datasets[spec.dataset] = data
         check_pieces(data, spec.shards, limits)
+        others = list(self._open_hosts)
         host = build_host(
             spec, self._registry, data_root=root, dataset=data,
             device=open_device(self.config.device),
             most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
-            held=sum(constant_bytes(host.model) for host in list(self._open_hosts)),
+            held=sum(constant_bytes(host.model) for host in others),
+            held_local=sum(local_bytes(host.spec, host.model) for host in others),
         )  # fmt: skip
         self._open_hosts.add(host)
         return host, data.digest()

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
 from byzpy_tw.algorithms.guarded import GuardedAlgorithm
 from byzpy_tw.algorithms.participation import Participants
-from byzpy_tw.algorithms.state import State
+from byzpy_tw.algorithms.state import State, check_shapes
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
 from byzpy_tw.events import Incident, NodeOnProbation, NodeReadmitted
@@ -139,7 +139,11 @@ class RoundRunner:
         return evolve(self._state, probation=self.probation.to_plain())
 
     def restore(self, state: State) -> None:
-        """Go on from `state`, whose memory is taken over."""
+        """Go on from `state`, whose memory is taken over.
+
+        Raises `DamagedCheckpoint` where it is of another run.
+        """
+        check_shapes(state, self._state)
         self._state = self.algorithm.resume(state)
         self.evaluator.load(self._state.parameters)
         self.probation = Probation.from_plain(state.probation)

@@ -46,6 +46,7 @@ def build_host(
     most_elements: int | None = None,
     most_working: int | None = None,
     held: int = 0,
+    held_local: int = 0,
     dataset: Dataset | None = None,
     trial_outcome: TrialOutcome | None = None,
     shards: Sequence[np.ndarray] | None = None,
@@ -61,7 +62,7 @@ def build_host(
         dataset = make_dataset(registry, spec.dataset, spec.partition, data_root)
     check_model(
         spec, registry, dataset, most_elements=most_elements, most_working=most_working,
-        held=held, root=data_root,
+        held=held, held_local=held_local, root=data_root,
     )  # fmt: skip
     if shards is None:
         shards = make_shards(spec, registry, dataset)
@@ -130,13 +131,15 @@ def check_model(
     most_elements: int | None = None,
     most_working: int | None = None,
     held: int = 0,
+    held_local: int = 0,
     root: Path | None = None,
 ) -> None:
     """Count the model on the meta device, before it takes memory.
 
     Raises `LimitExceeded` for a vector above `most_elements`, and where more than `most_working`
     bytes would be taken by frozen parameters and buffers, beside the `held` ones of other runs, by
-    the parameters of local steps, the activations of a micro-batch, or the targets of a batch.
+    a node's local steps beside the `held_local` ones of nodes of other runs, the activations of a
+    micro-batch, or the targets of a batch.
     """
     factory = _model_factory(spec, registry, data, root)
     with plugin_call(registry.owner("model", spec.model)):
@@ -145,7 +148,7 @@ def check_model(
     _check_length(spec, sized, most_elements)
     if most_working is not None:
         _check_constants(spec, sized, most_working, held)
-        _check_local_models(spec, sized, most_working)
+        _check_local_models(spec, sized, most_working, held_local)
         _check_targets(spec, data, most_working)
         _check_activations(spec, factory, sized, data, most_working)
 
@@ -172,17 +175,24 @@ def _check_constants(spec: RunSpec, sized: nn.Module, most_working: int, held: i
         )
 
 
-def _check_local_models(spec: RunSpec, sized: nn.Module, most_working: int) -> None:
-    """Raise `LimitExceeded` for too many bytes that local steps keep of one node."""
+def local_bytes(spec: RunSpec, model: nn.Module) -> int:
+    """Return the bytes that local steps keep of one node; a run keeps those of a few."""
     if spec.local_steps is None:
-        return
-    momentum = LocalSteps.parse(spec.local_steps).momentum
-    kept = (2 if momentum else 1) * sum(leaf.nbytes for _, leaf in trained_parameters(sized))
-    if kept > most_working:
+        return 0
+    copies = 2 if LocalSteps.parse(spec.local_steps).momentum else 1
+    return copies * sum(leaf.nbytes for _, leaf in trained_parameters(model))
+
+
+def _check_local_models(spec: RunSpec, sized: nn.Module, most_working: int, held: int) -> None:
+    """Raise `LimitExceeded` for too many bytes that local steps keep, with those `held`."""
+    kept = local_bytes(spec, sized)
+    if kept and held + kept > most_working:
+        momentum = LocalSteps.parse(str(spec.local_steps)).momentum
+        beside = f", beside {held / 2**20:.0f} MiB of other runs" if held else ""
         raise LimitExceeded(
             f"local steps of model {spec.model!r} keep {kept / 2**20:.0f} MiB for a node, "
-            f"{'the parameters and their momentum' if momentum else 'the parameters'}, over the "
-            f"limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
+            f"{'the parameters and their momentum' if momentum else 'the parameters'}{beside}, "
+            f"over the limit of {most_working / 2**20:.0f} MiB (--max-working-mib of a server)"
         )
 
 
