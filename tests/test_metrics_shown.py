@@ -122,6 +122,17 @@ class TerminalTests(SynchronousTestCase):
             "75.0%, best 0.0%)", lines,
         )  # fmt: skip
 
+    def test_exceeded(self) -> None:
+        """Rounds with more Byzantine vectors than f are told at the end, where there are any."""
+        for exceeded in (None, 0, 2):
+            lines: list[str] = []
+            result = json.loads((run_folder(self, regression()) / "result.json").read_text())
+            output = TextOutput(lines.append)
+            output.handle(events.RunStarted(DESCRIPTION, []))
+            output.handle(events.RunFinished({**result, "exceeded": exceeded}, "d"))
+            told = "2 of 20 rounds had more Byzantine vectors than their f"
+            self.assertEqual(told in lines, exceeded == 2)
+
     def test_quiet(self) -> None:
         """The result is shown with the metrics of this task, too."""
         lines: list[str] = []

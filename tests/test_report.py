@@ -12,11 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.schema import STATES, parse_record, refusal_state
+from byzpy_tw.records.summary import RoundCounts
 from byzpy_tw.report.downsample import COLUMNS
 from byzpy_tw.report.history import SHOWN, RoundHistory
 from byzpy_tw.report.html import SCRIPTS, read_asset, script_json, standalone_page
 from byzpy_tw.report.load import begin, read
 from byzpy_tw.report.page import REPORT, render_report, write_report
+from byzpy_tw.report.setting import Setting
 from byzpy_tw.rounds.round import Reason
 from tests.recorded_runs import HTML, record, records, refused, run_report
 from tests.support import folder
@@ -39,7 +41,7 @@ class HistoryTests(SynchronousTestCase):
              (3, "sss", "000", "000"), (4, "sss", "000", "000"), (5, "xsr", "909", "000")],
         )  # fmt: skip
         self.assertEqual(dict(told.counts.refused[2]), {"late": 1})
-        self.assertEqual(told.totals[5].tolist(), [1, 1, 1, 0, 0, 0, 0])
+        self.assertEqual(told.totals[5].tolist(), [1, 1, 1, 0, 0, 0, 0, 0])
 
     def test_some_take_part(self) -> None:
         """A node that was not asked has a letter of its own; shares are of the rounds asked."""
@@ -48,8 +50,20 @@ class HistoryTests(SynchronousTestCase):
         told.add(record(1, participants=[0, 1, 2, 3, 4], excluded=[]))
         strips = {node: letters for node, letters, *_ in told.strips()}
         self.assertEqual((strips[0], strips[5]), ("ss", "xn"))
-        self.assertEqual(told.totals[5].tolist(), [0, 1, 0, 0, 0, 0, 1])
+        self.assertEqual(told.totals[5].tolist(), [0, 1, 0, 0, 0, 0, 0, 1])
         self.assertEqual([told.counts.rounds_asked(node) for node in (0, 5)], [2, 1])
+
+    def test_replaced(self) -> None:
+        """A node whose place another took has a letter of its own, whatever kept it away."""
+        told = history()
+        gone = [{"node": node, "reason": reason, "detail": ""} for node, reason in
+                ((1, "late"), (2, "lost"), (4, "failed"))]  # fmt: skip
+        pairs = [{"node": 4, "by": 5}, {"node": 1, "by": 3}]
+        told.add(record(0, participants=[0, 1, 2, 3, 4, 5], selected=[0, 3], refused=gone,
+                        replaced=pairs))  # fmt: skip
+        self.assertEqual([letters for _, letters, *_ in told.strips()],
+                         ["s", "e", "l", "s", "e", "x"])  # fmt: skip
+        self.assertEqual(told.totals[4].tolist(), [0, 0, 0, 0, 0, 0, 1, 0])
 
     def test_a_column_of_some(self) -> None:
         """In a column of several rounds, those without the node are left out of its shares."""
@@ -266,6 +280,91 @@ class ConclusionTests(SynchronousTestCase):
         empty.history = history()
         empty.status, empty.error = "failed", None
         self.assertEqual(empty.conclusion, ["No round was completed.", "The run failed."])
+
+
+SAMPLE = {
+    "participants": 4, "over_sample": 1, "f": 1, "confidence": 0.99, "excess": 0.0054,
+    "sufficient": True,
+}  # fmt: skip
+WEIGHTS = {
+    "sha256": "0" * 64, "largest": 0.4, "smallest": 0.05,
+    "shares": [0.4, 0.1, 0.1, 0.1, 0.25, 0.05],
+}  # fmt: skip
+
+
+class SettingTests(SynchronousTestCase):
+    """The samples and weights of a run with 4 honest nodes and 2 Byzantine ones."""
+
+    def sentences(self, description: Any, *rounds: dict[str, Any], n: int = 6) -> str:
+        counts = RoundCounts(4, 2)
+        for each in rounds:
+            counts.add(each)
+        options = {"f": 2, "weights": "sites.csv"}
+        return " ".join(Setting.of(description, n).sentences(options, counts))
+
+    def test_sample(self) -> None:
+        """Its size, its budget with the probability, and how often the run exceeded it."""
+        told = (
+            "4 of 6 nodes are asked in a round, and up to 1 more in the place of absent ones. The "
+            "rules have f = 1: of the 2 faulty nodes that there may be, some round draws more with "
+            "probability 0.0054."
+        )
+        self.assertEqual(self.sentences({"sampling": SAMPLE}), told)
+        gone = [{"node": 5, "reason": "late", "detail": ""}]
+        within = [
+            record(0, participants=[0, 1, 2, 5]),
+            record(1, participants=[0, 1, 4, 5], refused=gone),
+        ]
+        self.assertEqual(
+            self.sentences({"sampling": SAMPLE}, *within),
+            f"{told} In this run no round had more Byzantine vectors than that.",
+        )
+        beyond = record(2, participants=[0, 1, 4, 5])
+        self.assertIn(
+            "In this run 1 of 3 rounds had more", self.sentences({"sampling": SAMPLE}, *within,
+                                                                 beyond)
+        )  # fmt: skip
+        none = self.sentences({"sampling": {**SAMPLE, "excess": 0.0}}, *within)
+        self.assertTrue(none.endswith("f = 1: no round can draw more faulty nodes."), none)
+        bad = {**SAMPLE, "sufficient": False, "over_sample": 0}
+        self.assertIn("4 of 6 nodes are asked in a round.", self.sentences({"sampling": bad}))
+        self.assertIn("is no guarantee at --confidence 0.99.", self.sentences({"sampling": bad}))
+
+    def test_delayed_momentum(self) -> None:
+        kept = {"participants": 2, "over_sample": 0, "f": 2}
+        self.assertEqual(
+            self.sentences({"sampling": kept}, record(0, participants=[4, 5])),
+            "2 of 6 nodes are asked in a round. The last vectors of all nodes are aggregated, with "
+            "f = 2.",
+        )
+
+    def test_weights(self) -> None:
+        """The span, the heaviest, and what the Byzantine nodes have; also without a list."""
+        told = "Nodes have from 5 % to 40 % of the weight (--weights sites.csv)"
+        self.assertEqual(
+            self.sentences({"weights": WEIGHTS}),
+            f"{told}; the 2 heaviest have 65 %, the Byzantine nodes 30 %.",
+        )
+        self.assertEqual(self.sentences({"weights": {**WEIGHTS, "shares": None}}), f"{told}.")
+
+    def test_damaged(self) -> None:
+        """What is no entry of a run's is left out."""
+        wrongs: tuple[dict[str, Any], ...] = (
+            {}, {"sampling": 3}, {"sampling": {**SAMPLE, "f": "1"}}, {"weights": [1]},
+            {"weights": {**WEIGHTS, "largest": "x"}}, {"sampling": {**SAMPLE, "f": True}},
+        )  # fmt: skip
+        for wrong in wrongs:
+            self.assertEqual(self.sentences(wrong), "", wrong)
+        self.assertEqual(Setting.of({"weights": WEIGHTS}, 7).shares, ())
+        odd = self.sentences({"sampling": {**SAMPLE, "excess": 2, "confidence": None}})
+        self.assertIn("4 of 6 nodes", odd)
+
+    def test_nodes(self) -> None:
+        """Each node is shown with its share, where shares are known."""
+        told = run_report(rounds=3)
+        self.assertEqual({node["weight"] for node in told.plain()["nodes"]}, {None})
+        told.setting = Setting.of({"weights": WEIGHTS}, 6)
+        self.assertEqual([node["weight"] for node in told.plain()["nodes"]], WEIGHTS["shares"])
 
 
 class StandaloneTests(SynchronousTestCase):

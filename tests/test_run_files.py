@@ -18,6 +18,8 @@ from byzpy_tw.rounds.round import Reason
 from tests.support import PATIENCE, Run, environment, folder, train
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/how-to/reproduce-and-audit.md"
+OF_SOME = {"init", "sampling", "weights"}  # entries of config.json, where options ask for them
+OF_SAMPLES = {"participants", "replaced", "unseen"}  # entries of records
 TELL = "describe it in byzpy_tw/records/schema.py, then run: python docs/generate.py"
 
 
@@ -45,12 +47,11 @@ class FilesTests(SynchronousTestCase):
         """Each file and each entry that the run wrote is described, and no others are."""
         last = f"{3:08}"
         told = {n.replace("{rounds}", last).replace("{number}", "0") for n in schema.FILES}
-        told.remove("init.safetensors")  # of runs with --init, as is the entry of its digest
+        told -= {"init.safetensors", "weights.csv"}  # of runs with --init, --weights FILE
         self.assertEqual({path.name for path in run.path.iterdir()}, told, TELL)
-        self.assertEqual(set(run.config), set(schema.CONFIG_FIELDS) - {"init"}, TELL)
+        self.assertEqual(set(run.config), set(schema.CONFIG_FIELDS) - OF_SOME, TELL)
         self.assertEqual(set(run.result), set(schema.RESULT_FIELDS), TELL)
-        # Here all nodes take part.
-        described = set(schema.ROUND_FIELDS) - {"participants", "replaced", "unseen"}
+        described = set(schema.ROUND_FIELDS) - OF_SAMPLES  # here all nodes take part
         self.assertEqual(set().union(*run.rounds), described, TELL)
         always = {name for name, field in schema.ROUND_FIELDS.items() if not field.when}
         always.add("byzantine_weight")  # multi-krum gives each vector a weight

@@ -124,6 +124,12 @@ class SampledTests(RunCase):
             self.assertEqual(set(record["norms"]), {str(node) for node in nodes})
             self.assertEqual((record["f"], record["refused"]), (sampling.f, []))
         self.assertEqual(sampling.f, 4)
+        self.assertEqual(
+            read_run(path).description["sampling"],
+            {"participants": 9, "over_sample": 0, "f": 4, "confidence": 0.99, "excess": 0.0,
+             "sufficient": True},
+        )  # fmt: skip
+        self.assertEqual(json.loads((path / RESULT).read_text())["exceeded"], 0)
         for rounds, checkpoint in ((7, 5), (12, 5)):
             cut = self.cut(path, rounds, checkpoint)
             self.assertEqual(await self.resume(cut), [])
@@ -170,7 +176,11 @@ class SampledTests(RunCase):
         number = next(r["round"] for r in records if r["foreseen_f"] is not None)
         for name in ("f", "foreseen_f"):  # which neither the mean nor this attack looks at
             self.assert_found(path, number, {name: 3}, f"{name} 3 on record, 0 here")
-        refused = json.loads((path / RESULT).read_text())["refused"]
+        result = json.loads((path / RESULT).read_text())
+        refused, f = result["refused"], read_run(path).description["sampling"]["f"]
+        known = [sum(n > 3 for n in record["participants"]) for record in records
+                 if not record["refused"]]  # fmt: skip
+        self.assertEqual(result["exceeded"], sum(count > f for count in known))
         self.assertLessEqual(set(refused), {"4", "5", "6", "7"})
         self.assertEqual(read(path).plain()["nodes"][0]["totals"]["refused"], 0)
 

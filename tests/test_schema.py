@@ -28,7 +28,7 @@ from tests.support import folder
 HEADER = (
     "run,round,seconds,seconds_honest,seconds_byzantine,seconds_aggregate,seconds_step,loss,"
     "test_loss,accuracy,f,aggregate_norm,bytes_sent,bytes_received,parameters_sha256,selected,"
-    "excluded,refused,late,lost,probation,failed,participants,byzantine_weight,"
+    "excluded,refused,late,lost,probation,failed,participants,replaced,replaced_by,byzantine_weight,"
     "rule,attack,seed"
 )
 

@@ -119,6 +119,18 @@ class Participation:
     sampling: Sampling | None = None
     keeps: bool = False
 
+    def sampling_entry(self, config: RunConfig) -> dict[str, Any]:
+        """Return the entry ``sampling`` of config.json; empty where all nodes are asked."""
+        if (sampling := self.sampling) is None:
+            return {}
+        asked = {"participants": sampling.size, "over_sample": sampling.spare}
+        if self.keeps:
+            return {**asked, "f": config.f}
+        return {
+            **asked, "f": sampling.f, "confidence": config.confidence, "excess": sampling.excess,
+            "sufficient": sampling.budget is not None,
+        }  # fmt: skip
+
     @property
     def gap(self) -> str | None:
         """Why a sample's budget gives no guarantee, or None."""

@@ -20,6 +20,7 @@ from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
 from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.report.setting import Setting
 from byzpy_tw.scheduling import clock
 
 _PACE = 0.5  # seconds: an answer is not made anew more often, however many ask for it
@@ -77,6 +78,7 @@ class LivePage:
             case events.RunStarted():
                 report.history.metrics = described_metrics(event.description)
                 report.history.chance = described_chance(event.description)
+                report.setting = Setting.of(event.description, report.history.counts.n)
                 for record in event.records:
                     report.add(record)
                     self._durations.add(record["seconds"])

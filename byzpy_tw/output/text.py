@@ -129,6 +129,8 @@ def _result_lines(
     weight = result.get("byzantine_weight")
     if weight is not None:
         yield f"Byzantine nodes had {weight:.1%} of the weight in the aggregates"
+    if exceeded := result.get("exceeded"):
+        yield f"{exceeded} of {result['rounds']} rounds had more Byzantine vectors than their f"
     failures = result.get("attack_failures")
     if failures is not None:
         often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])

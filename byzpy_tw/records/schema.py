@@ -62,13 +62,15 @@ def is_number(value: Any) -> bool:
 
 # -- the state of a node in a round -------------------------------------------
 
-STATES = ("selected", "excluded", "refused", "late", "lost", "probation", "not-asked")
-SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION, NOT_ASKED = range(len(STATES))
+STATES = ("selected", "excluded", "refused", "late", "lost", "probation", "replaced", "not-asked")
+SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION, REPLACED, NOT_ASKED = range(len(STATES))
+REFUSALS = STATES[REFUSED:REPLACED]
 
 
 def refusal_state(reason: str) -> int:
     """Return the state of a node that was refused for `reason`, also one of another version."""
-    return STATES.index(reason) if reason in STATES[LATE:] else REFUSED
+    known = (*REFUSALS, STATES[NOT_ASKED])
+    return STATES.index(reason) if reason in known else REFUSED
 
 
 # -- types of values ----------------------------------------------------------
@@ -125,7 +127,7 @@ FRACTION = Type(lambda value, n: is_number(value) and 0 <= value <= 1, "a share 
 SECONDS = Type(lambda v, n: is_number(v) and abs(v) <= _MOST_SECONDS, "a number of seconds")
 DIGEST = Type(lambda v, n: isinstance(v, str) and bool(_DIGEST.fullmatch(v)), "a SHA-256")
 TEXT = Type(lambda value, n: isinstance(value, str), "text")
-REFUSALS = _list_of(
+REFUSED_NODES = _list_of(
     _dict_with("", reason=TEXT, node=NODE), "which of the {n} nodes were refused, and why"
 )
 REPLACEMENTS = _list_of(
@@ -148,7 +150,12 @@ def _refusal_cells(refused: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     for one in refused:
         by_state.setdefault(refusal_state(one["reason"]), []).append(one["node"])
     failed = [one["node"] for one in refused if one["reason"] == Reason.FAILED.value]
-    return [*(_join(by_state.get(s)) for s in range(REFUSED, NOT_ASKED)), _join(failed)]
+    return [*(_join(by_state.get(s)) for s in range(REFUSED, REPLACED)), _join(failed)]
+
+
+def _replacement_cells(pairs: Sequence[Mapping[str, Any]] | None) -> Sequence[str]:
+    """Return the absent nodes, and those asked in their places, in one order."""
+    return [" ".join(str(pair[key]) for pair in pairs or ()) for key in ("node", "by")]
 
 
 @frozen
@@ -210,6 +217,12 @@ CONFIG_FIELDS = _fields(
           "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("init", "SHA-256 of the parameters' initial values; only where a file gives them "
           "(`--init`).  Runs that are equal in `bits` are equal if they are in this, too"),
+    Field("sampling", "the samples of the rounds, where rounds draw some of the nodes "
+          "(`--participants`): `participants` that are asked, up to `over_sample` more in the "
+          "place of absent ones, and the budget `f` of a round; but for delayed momentum the "
+          "`confidence`, the probability `excess` that some round of the run draws more faulty "
+          "nodes than that, of `--f` among all, and whether f is `sufficient` for the confidence",
+          _dict_with("a sample", participants=COUNT, over_sample=COUNT, f=COUNT)),
     Field("weights", "the nodes' weights, where these are not equal (`--weights`): `sha256` of all "
           "shares, as little-endian float64, in the nodes' order; the `largest` and the `smallest` "
           "share; and all `shares` of at most 1000 nodes, else null.  In a round they are divided "
@@ -277,15 +290,17 @@ ROUND_FIELDS = _fields(
     Field("excluded", "nodes that the rule was given and did not select", NODES, required=True,
           verified=True, columns=("excluded",), cells=lambda nodes: [_join(nodes)]),
     Field("refused", f"nodes that the rule was not given: `node`, `reason` ({_REASONS}; "
-          f"{Reason.NOT_ASKED.value} in result.json alone) and `detail`; all others are the "
-          "round's membership", REFUSALS, required=True,
-          columns=(*STATES[REFUSED:NOT_ASKED], "failed"), cells=_refusal_cells),
+          f"{Reason.NOT_ASKED.value} where no honest node was drawn, and in result.json) and "
+          "`detail`; all others are the round's membership", REFUSED_NODES, required=True,
+          columns=(*REFUSALS, "failed"), cells=_refusal_cells),
     Field("participants", "nodes that were asked, those in the place of others included; all "
           "others took no part", NODES,
           when="where these are not all nodes", verified=True, columns=("participants",),
           cells=lambda nodes: [_join(nodes)]),
     Field("replaced", "with `--over-sample`, each absent `node`, and the one asked in its place, "
-          "`by`, in their order", REPLACEMENTS, when="where there are any", verified=True),
+          "`by`, in their order; the former is also in `refused`, and not charged to f",
+          REPLACEMENTS, when="where there are any", verified=True,
+          columns=("replaced", "replaced_by"), cells=_replacement_cells),
     Field("unseen", "of those in the place of others, the honest ones that answered after the "
           "attack had been shown what came before", NODES, when="where there are any"),
     Field("byzantine_weight", "the share, from 0 to 1, of the vectors' weight in the aggregate "
@@ -324,6 +339,9 @@ RESULT_FIELDS = _fields(
                               best=NUMBER_OR_NULL), "values by metric"), verified=True),
     Field("byzantine_weight", "mean of the rounds' `byzantine_weight`; null where none has it",
           _nullable(FRACTION), verified=True),
+    Field("exceeded", "the number of rounds whose rule was given vectors of more Byzantine nodes "
+          "than its f; null where all nodes took part in each round", _nullable(COUNT),
+          verified=True),
     Field("refused", "for each node that was refused: how often, by reason", verified=True),
     Field("asked", "for each node that was refused: in how many rounds it took part; null where "
           "all nodes did, in each round", verified=True),
@@ -336,7 +354,7 @@ RESULT_FIELDS = _fields(
     Field("halted", "null, or the round that could not be aggregated: `round`, and `refused` as "
           "in a record; not-asked are Byzantine nodes where no honest vector came that they "
           "could be shown",
-          _nullable(_dict_with("a round with its refusals", round=COUNT, refused=REFUSALS))),
+          _nullable(_dict_with("a round with its refusals", round=COUNT, refused=REFUSED_NODES))),
     Field("seconds_a_round", "mean of the rounds' `seconds`", unit="seconds"),
     Field("parameters_sha256", "of the final parameters", TEXT_OR_NULL, verified=True),
     Field("started", "when the run was begun, in UTC; null where that is not on record",

@@ -114,6 +114,7 @@ class RoundCounts:
     _whole: int = field(default=0, init=False)  # rounds in which all nodes took part
     _asked: Counter[int] = field(factory=Counter, init=False)  # node -> other rounds
     _byzantine_asked: int = field(default=0, init=False)  # calls of the attack
+    _exceeded: int = field(default=0, init=False)  # rounds with more Byzantine vectors than f
     _byzantine_refused: Counter[str] = field(factory=Counter, init=False)  # reason -> calls
     _first_failure: tuple[int, int, str] | None = field(default=None, init=False)
 
@@ -154,7 +155,10 @@ class RoundCounts:
             self._byzantine_asked += self.num_byz
             return
         self._asked.update(asked)
-        self._byzantine_asked += sum(node >= self.num_honest for node in asked)
+        byzantine = sum(node >= self.num_honest for node in asked)
+        self._byzantine_asked += byzantine
+        missing = sum(refused["node"] >= self.num_honest for refused in record["refused"])
+        self._exceeded += byzantine - missing > record["f"]
 
     @property
     def chooses(self) -> bool:
@@ -170,6 +174,11 @@ class RoundCounts:
     def sampled(self) -> bool:
         """True if not all nodes took part in each round."""
         return self._whole < self.rounds
+
+    @property
+    def exceeded(self) -> int | None:
+        """The rounds with vectors of more Byzantine nodes than f; None where all took part."""
+        return self._exceeded if self.sampled else None
 
     def rounds_asked(self, node: int) -> int:
         """Return the number of rounds in which `node` took part."""
@@ -232,6 +241,7 @@ class RunSummary:
             "best_accuracy": accuracy["best"],
             "metrics": metrics,
             "byzantine_weight": counts.byzantine_weight,
+            "exceeded": counts.exceeded,
             "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
             "asked": {str(n): counts.rounds_asked(n) for n in sorted(counts.refused)}
             if counts.sampled

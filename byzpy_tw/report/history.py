@@ -15,6 +15,7 @@ from byzpy_tw.records.schema import (
     NOT_ASKED,
     PLOTTED,
     REFUSED,
+    REPLACED,
     SELECTED,
     STATES,
     refusal_state,
@@ -25,7 +26,7 @@ from byzpy_tw.tasks.metric import Metric
 
 SHOWN = 256  # nodes that have a strip of their own
 
-LETTERS = "sxrtlpn"  # in a strip: of STATES
+LETTERS = "sxrtlpen"  # in a strip: of STATES
 
 
 @define(eq=False)
@@ -99,6 +100,7 @@ class RoundHistory:
         states[record["excluded"]] = EXCLUDED
         for refused in record["refused"]:
             states[refused["node"]] = refusal_state(refused["reason"])
+        states[[pair["node"] for pair in record.get("replaced", ())]] = REPLACED
         asked = np.arange(self.counts.n)
         if (participants := record.get("participants")) is not None:
             asked = np.asarray(participants)

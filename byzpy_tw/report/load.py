@@ -11,6 +11,7 @@ from byzpy_tw.records.membership import read_nodes
 from byzpy_tw.records.metrics import described_chance
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.setting import Setting
 from byzpy_tw.rounds.placement import ServerState
 from byzpy_tw.text import clean_value, encodable, printable
 
@@ -20,6 +21,7 @@ def read(path: Path) -> RunReport:
     run = read_run(path)
     report = begin(path.resolve().name, run.options)
     report.history.metrics, report.history.chance = run.metrics, described_chance(run.description)
+    report.setting = Setting.of(run.description, report.history.counts.n)
     placement = run.description.get("placement")
     for record in run.reader:
         placement = record.get("placement", placement)

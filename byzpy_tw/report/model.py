@@ -14,6 +14,7 @@ from byzpy_tw.records.metrics import metrics_in_result
 from byzpy_tw.records.schema import PLOTTED, STATES, is_number
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import RoundHistory
+from byzpy_tw.report.setting import Setting
 from byzpy_tw.report.summary import conclusion
 from byzpy_tw.rounds.placement import ServerState
 
@@ -36,6 +37,7 @@ class RunReport:
     result: Mapping[str, Any] = field(factory=dict)
     facts: Mapping[str, str] = field(factory=dict)  # versions, digests
     note: str = ""  # a warning about its files
+    setting: Setting = Setting()  # its samples and weights
     _events: deque[tuple[int | None, str]] = field(
         factory=lambda: deque(maxlen=_EVENTS), init=False
     )
@@ -57,6 +59,7 @@ class RunReport:
             "name": self.name[:_LONGEST],
             "status": self.status[:40],
             "conclusion": self.conclusion,
+            "setting": self.setting.sentences(self.options, history.counts),
             "note": self.note,
             "rounds": {
                 "planned": max(history.planned, history.done),
@@ -129,7 +132,7 @@ class RunReport:
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Return each node with a strip, with its server and the number of rounds by state."""
-        history = self.history
+        history, shares = self.history, self.setting.shares
         home = {
             node: server.name
             for server in self.servers
@@ -146,6 +149,7 @@ class RunReport:
                 "excluded": excluded,
                 "totals": dict(zip(STATES, totals[node].tolist(), strict=True)),
                 "reasons": dict(history.counts.refused.get(node, {})),
+                "weight": shares[node] if shares else None,
             }
             for node, letters, digits, excluded in history.strips()
         ]

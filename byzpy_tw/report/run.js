@@ -6,9 +6,9 @@
   const page = document.getElementById("page");
 
   const STATES = { s: "selected", x: "excluded", r: "refused", t: "late", l: "lost",
-    p: "probation", n: "not-asked" }; // a letter of strips -> class and word
+    p: "probation", e: "replaced", n: "not-asked" }; // a letter of strips -> class and word
   const WORDS = { excluded: "excluded by the rule", probation: "on probation", lost: "absent",
-    "not-asked": "not asked" };
+    replaced: "absent, replaced by another", "not-asked": "not asked" };
   // Where `selected` is null in all records, nobody knows which vectors counted.
   const word = (state, { chooses }) => (state === "selected" && !chooses ? "given to the rule"
     : WORDS[state] || state);
@@ -68,8 +68,9 @@
       element("span.value", value), element("span.more", more));
     draw(within(holder, "title"), [data.name, data.status], (title) => title.replaceChildren(
       element("p.brand", "byzpy_tw"), element("h1", data.name, " ", status(data.status))));
-    draw(within(holder, "told"), [data.conclusion, data.note], (told) => told.replaceChildren(
-      element("p.conclusion", data.conclusion.join(" ")),
+    draw(within(holder, "told"), [data.conclusion, data.setting, data.note], (told) =>
+      told.replaceChildren(element("p.conclusion", data.conclusion.join(" ")),
+      data.setting.length ? element("p.setting", data.setting.join(" ")) : "",
       data.note ? element("p.warning", data.note) : ""));
     draw(within(holder, "tiles"), [data.status, data.metrics, f, r], (tiles) =>
       tiles.replaceChildren(
@@ -150,7 +151,7 @@
     const picture = shape("svg", { preserveAspectRatio: "none", role: "img",
       tabindex: holder.parentElement.previousElementSibling ? -1 : 0,
       "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown" });
-    for (const letter of "sxrtlp") {
+    for (const letter of "sxrtlpe") {
       picture.append(shape("path", { class: "cell s-" + STATES[letter], "data-letter": letter }));
     }
     const tip = element("div.tip", { role: "status", hidden: "" });
@@ -230,10 +231,12 @@
       always.includes(state) || nodes.some((n) => n.totals[state]));
     const head = (state) => (state === "lost" || state === "selected" ? word(state, rounds)
       : state.replace("-", " "));
+    const weighed = nodes.some((n) => n.weight !== null);
+    const weight = (n) => (weighed ? [number(100 * n.weight) + " %"] : []);
     draw(within(holder, "table"), [nodes, rounds.chooses], (box) => table(box,
-      "Rounds of each node, by its state", ["node", "kind", "lives on", verb(rounds),
-        ...states.map(head), "refused for"], nodes.map((n) => [n.node,
-        n.honest ? "honest" : "Byzantine", n.home || "–", kept(n) || "–",
+      "Rounds of each node, by its state", ["node", "kind", "lives on",
+        ...(weighed ? ["weight"] : []), verb(rounds), ...states.map(head), "refused for"], nodes.map((n) => [n.node,
+        n.honest ? "honest" : "Byzantine", n.home || "–", ...weight(n), kept(n) || "–",
         ...states.map((state) => n.totals[state]),
         Object.entries(n.reasons).map(([why, times]) => `${why} ${times}`).join(", ") || "–"]),
       nodes.map((n) => (n.honest ? "" : ".attacker"))));
@@ -289,7 +292,8 @@
       names.map((name) => [name, ...runs.map((data) => value(data, name))]));
     for (const [i, data] of runs.entries()) {
       const one = section(parent, "run" + i, data.name);
-      one.append(element("p", data.conclusion.join(" ")));
+      one.append(element("p", data.conclusion.join(" ")),
+        data.setting.length ? element("p.setting", data.setting.join(" ")) : "");
       strips(one, data);
     }
   }

@@ -301,13 +301,10 @@ class Doctor:
         }
 
     def _sampling_plain(self) -> dict[str, Any]:
-        if self.participation is None or self.participation.sampling is None:
+        if self.participation is None:
             return {}
-        sampling = self.participation.sampling
-        found = {"participants": sampling.size, "over_sample": sampling.spare}
-        if self.participation.keeps:
-            return found
-        return {**found, "sufficient": sampling.budget is not None, "excess": sampling.excess}
+        entry = self.participation.sampling_entry(self.config)
+        return {name: value for name, value in entry.items() if name != "f"}
 
     def _here_plain(self) -> dict[str, Any]:
         config, folder, prepared = self.config, self.folder, self.here

@@ -73,6 +73,7 @@ class Prepared:
     data_root: Path = Path()
     weights: NodeWeights | None = None  # of the nodes, where these are not equal
     messages: Sequence[str] = ()  # for the user, of what is as it was asked for
+    sampling: Mapping[str, Any] = field(factory=dict)  # of the rounds; empty where all are asked
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -93,6 +94,7 @@ class Prepared:
             "metrics": [asdict(metric) for metric in self.metrics],
             "chance": dict(self.chance),
             **({} if self.init is None else {"init": self.init}),
+            **({"sampling": dict(self.sampling)} if self.sampling else {}),
             **({} if self.weights is None else {"weights": self.weights.describe()}),
             "data_digest": self.digest,
             "data_digests": data_digests,
@@ -212,6 +214,7 @@ def prepare_data(
     return Prepared(
         data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
         evaluator.chance(), init, root, weights, messages,
+        rules.participation.sampling_entry(config),
     )  # fmt: skip
 
 
