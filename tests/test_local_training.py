@@ -241,7 +241,5 @@ class LocalTrainingTests(SingleThreadedTestCase):
                 LimitExceeded, "local steps of model.*for a node, the parameters"
             ):
                 check_model(spec, registry(), data, most_working=kept * d - 1)
-            with self.assertRaisesRegex(
-                LimitExceeded, ", beside 0 MiB of other runs, over"
-            ):
+            with self.assertRaisesRegex(LimitExceeded, ", beside 0 MiB of other runs, over"):
                 check_model(spec, registry(), data, most_working=kept * d, held_local=1)

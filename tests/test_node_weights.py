@@ -432,6 +432,9 @@ class RunTests(TestCase):
         await self.run_of("plain")
         await self.run_of("whole", **given)
         await self.run_of("part", rounds=3, **given)
+        write(self.file, range(7))
+        with self.assertRaisesRegex(ConfigError, "w.csv would make it another run: .* leave it"):
+            await byzpy_tw.run_async(resume=self.where / "part", rounds=6, weights=str(self.file))
         self.file.unlink()
         await byzpy_tw.run_async(resume=self.where / "part", rounds=6, show=None)
         self.assertEqual(self.hashes("part"), self.hashes("whole"))

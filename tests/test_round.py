@@ -192,7 +192,7 @@ class VerdictTests(SynchronousTestCase):
             round = Round(0, 3, 2, f, frozenset({4}))
             for node in range(3):
                 round.refuse(node, Reason.FAILED, "ValueError: no")
-            round.mark_not_asked([3, 4], "no honest vector could be shown")
+            round.mark_not_asked("no honest vector could be shown")
             round.expire()
             self.assertEqual(round.refusals[3].reason, Reason.NOT_ASKED)
             self.assertEqual(round.refusals[4].reason, Reason.PROBATION)
@@ -254,6 +254,18 @@ class VerdictTests(SynchronousTestCase):
 
 class ReplacementTests(SynchronousTestCase):
     """Spare nodes take the places of absent ones, in their order."""
+
+    def test_only_byzantine_replacements(self) -> None:
+        """Where they replace all honest nodes they are not asked either, and the round halts."""
+        made = self.made(0, 1, 2, spare=(5, 6, 7))
+        for node in (0, 1, 2):
+            made.refuse(node, Reason.LOST)
+        self.assertEqual((made.asked, made.charged()), ([0, 1, 2, 5, 6, 7], 0))
+        made.mark_not_asked("no honest vector could be shown")
+        self.assertTrue(made.complete)
+        verdict = made.verdict(lambda n, f: None)
+        assert isinstance(verdict, Halt)
+        self.assertIn("3 of 6 participants failed", verdict.why)
 
     def made(self, *participants: int, spare: tuple[int, ...] = (3, 6), f: int = 1,
              probation: frozenset[int] = frozenset()) -> Round:  # fmt: skip
@@ -328,7 +340,7 @@ class ReplacementTests(SynchronousTestCase):
         """Nodes whose attack sees no honest vector are not asked, and the round is over."""
         made = self.made(5, 6, spare=(), f=0)
         self.assertTrue(made.honest_complete)
-        made.mark_not_asked(range(5, 8), "no honest vector could be shown")
+        made.mark_not_asked("no honest vector could be shown")
         self.assertEqual(made.verdict(lambda n, f: None), Proceed((), 0))
         self.assertEqual({r.reason for r in made.refusals.values()}, {Reason.NOT_ASKED})
 

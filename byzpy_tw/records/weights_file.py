@@ -43,6 +43,18 @@ def identify_weights(config: RunConfig) -> RunConfig:
     return attrs.evolve(config, weights_sha256=digest)
 
 
+def check_same_weights(config: RunConfig) -> None:
+    """Raise `ConfigError` where the file of ``--weights`` is there, and not the resumed run's."""
+    if config.weights_file is None or not (path := absolute(config.weights_file)).exists():
+        return  # the run's folder has a copy
+    found = hashlib.sha256(_read(path, ConfigError)).hexdigest()
+    if found != config.weights_sha256:
+        raise ConfigError(
+            f"--weights {path} would make it another run: it was begun with a file of the SHA-256 "
+            f"{config.weights_sha256}, and this one has {found}; leave it out"
+        )
+
+
 def weights_of(
     config: RunConfig, sizes: Sequence[int], folder: Path | None, recorded: Mapping[str, Any],
     *, keep: bool = False,

@@ -199,9 +199,9 @@ class Round:
             else:
                 self.refuse(node, Reason.LATE, "no answer within the timeout")
 
-    def mark_not_asked(self, nodes: Iterable[int], why: str) -> None:
-        """Note that the nodes of `nodes` that are still awaited were not asked for anything."""
-        for node in sorted(self._awaited & set(nodes)):
+    def mark_not_asked(self, why: str) -> None:
+        """Note that the nodes that are still awaited were not asked for anything."""
+        for node in sorted(self._awaited):
             self.refuse(node, Reason.NOT_ASKED, f"not asked: {why}")
 
     @property

@@ -190,7 +190,7 @@ class RoundRunner:
                 await driver.collect_byzantine(AttackInput(honest, shown.pieces, past))
                 await self._receive([n for n in round.usable if n not in set(before_attack)])
             else:
-                round.mark_not_asked(round.participants, _no_attack(round))
+                round.mark_not_asked(_no_attack(round))
         finally:
             driver.end()
         self.collector.expire(round.participants)

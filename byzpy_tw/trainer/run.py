@@ -44,7 +44,7 @@ from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_
 from byzpy_tw.records.initial_values import identify_initial_values
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.records.saved_model import check_can_save
-from byzpy_tw.records.weights_file import identify_weights
+from byzpy_tw.records.weights_file import check_same_weights, identify_weights
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.provenance import describe_process
@@ -115,6 +115,8 @@ def prepare_resume(
                 say(f"to save its model: byzpy_tw.Result.read({str(path)!r}).save_model(FILE)")
             directory.close()
             return None
+        if "weights" in given:
+            check_same_weights(config)
         rules = _look_into(config, registry)
         rules.check_schedule(recorded.config.rounds, resume_point.round)
     except ByzpyTwError:
