@@ -15,6 +15,7 @@ from byzpy_tw.events import (
     CheckpointWritten,
     Evaluated,
     NodeOnProbation,
+    NodesPlaced,
     RoundBegun,
     RoundCompleted,
     RunConfigured,
@@ -83,6 +84,16 @@ class HeaderTests(SynchronousTestCase):
             config = RunConfig(in_process=True, num_byz=count, attack="alie")
             self.assertIn(words, describe_run(config))
             self.assertEqual("alie" in describe_run(config), count > 0)
+
+    def test_placement(self) -> None:
+        """Each node is named with its own server, in the order of the nodes."""
+        lines: list[str] = []
+        TextOutput(lines.append).handle(NodesPlaced({"b:1": [0, 2], "a:1": [1, 3]}, 3))
+        kinds = ("honest", "honest", "honest", "Byzantine")
+        expected = [
+            f"  node {node} ({kind}) on {'ba'[node % 2]}:1" for node, kind in enumerate(kinds)
+        ]
+        self.assertEqual(lines, expected)
 
     def test_a_sample(self) -> None:
         """The budget of all nodes is not taken for that of a round."""

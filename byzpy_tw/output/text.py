@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from attrs import define, field
@@ -89,7 +89,7 @@ def _describe_steps(config: RunConfig) -> str:
 
 
 def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
-    found = merge(*(((node, name) for node in there) for name, there in event.placement.items()))
+    found = merge(*(zip(there, repeat(name)) for name, there in event.placement.items()))
     for node, name in islice(found, _MOST_LINES):
         kind = "honest" if node < event.num_honest else "Byzantine"
         yield f"  node {node} ({kind}) on {name}"
