@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -37,7 +37,6 @@ from typing import Any
 from attrs import define, field
 
 SERVERS = 3
-USUAL = 20.0  # seconds of a run in one process, beyond which faults are rarer
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?):(\d+),")
 HEARTBEAT = ("--heartbeat-timeout", "2")  # where there are servers
@@ -117,31 +116,25 @@ class Server:
 
 @define(eq=False)
 class Adversary:
-    """Does what its seed says to `servers`, until it is told to leave them alone."""
+    """Does what its seed says to the trainer of `path` and to `servers`, until all is over."""
 
-    seed: int
+    draw: random.Random
+    path: Path
     servers: list[Server]
-    pace: float = 1.0  # how much slower than usual everything is
     done: list[str] = field(factory=list)
     _over: threading.Event = field(factory=threading.Event)
     _began: float = field(factory=time.monotonic)
     _thread: threading.Thread | None = None
 
-    def watch(self, process: subprocess.Popen, wait: float | None) -> tuple[bool, str]:
-        """Read the trainer's output, killing it after `wait` seconds; faults begin with its nodes.
+    def watch(self, process: subprocess.Popen, kill: bool) -> tuple[bool, str]:
+        """Wait for the trainer's end, and kill it if told to; servers' faults begin with nodes.
 
         Return whether it was killed, and its last words.
         """
         assert process.stdout is not None
-        killed = threading.Event()
-
-        def kill() -> None:
-            killed.set()
-            process.kill()
-
-        timer = threading.Timer(wait or 0, kill)
-        if wait is not None:
-            timer.start()
+        killer = threading.Thread(target=self._kill, args=(process, self._moment()))
+        if kill:
+            killer.start()
         lines: list[str] = []
         for line in process.stdout:
             lines.append(line.rstrip())
@@ -149,13 +142,34 @@ class Adversary:
                 self._thread = threading.Thread(target=self.run)
                 self._thread.start()
         process.wait()
-        timer.cancel()
-        return killed.is_set(), " | ".join(lines[-3:])
+        if kill:
+            killer.join()
+        return process.returncode == -signal.SIGKILL, " | ".join(lines[-3:])
+
+    def _moment(self) -> tuple[int, float]:
+        """Return a number of rounds and of seconds: mostly while it trains, or while it starts."""
+        draw = self.draw
+        return (draw.randint(1, 40), 600.0) if draw.random() < 0.8 else (600, draw.uniform(0.5, 8))
+
+    def _kill(self, process: subprocess.Popen, moment: tuple[int, float]) -> None:
+        if not self._wait(*moment, lambda: process.poll() is not None):
+            process.kill()
+            self._tell("killed the trainer")
+
+    def _wait(self, rounds: int, seconds: float, over: Callable[[], bool]) -> bool:
+        """Wait for so many rounds more, or so long; return whether it is `over` before."""
+        end, last = time.monotonic() + seconds, _recorded(self.path) + rounds
+        while time.monotonic() < end and _recorded(self.path) < last:
+            if over():
+                return True
+            time.sleep(0.02)
+        time.sleep(self.draw.uniform(0.0, 0.2))  # at any moment of a round
+        return over()
 
     def run(self) -> None:
         """One fault after another; at least one server is always at work, or about to be."""
-        draw = random.Random(self.seed)
-        while not self._over.wait(self.pace * draw.uniform(0.1, 3.0)):
+        draw, over = self.draw, self._over.is_set
+        while not self._wait(draw.randint(1, 10), draw.uniform(0.1, 20.0), over):
             server = draw.choice(self.servers)
             if server.process is None:
                 self._do(server, "started", server.start)
@@ -168,14 +182,17 @@ class Adversary:
                     self._do(server, "stopped", server.stop)
                 if not any(other.alive for other in self.servers):
                     # Not all at once for good: this one is soon back.
-                    self._over.wait(self.pace * draw.uniform(0.0, 2.0))
+                    self._over.wait(draw.uniform(0.0, 2.0))
                     back = server.start if server.process is None else server.go_on
                     self._do(server, "brought back", back)
 
     def _do(self, server: Server, what: str, work: Any) -> None:
         work()
+        self._tell(f"{what} {self.servers.index(server)}")
+
+    def _tell(self, what: str) -> None:
         seconds = time.monotonic() - self._began
-        self.done.append(f"{seconds:.1f}s {what} {self.servers.index(server)}")
+        self.done.append(f"{seconds:.1f}s (round {_recorded(self.path)}) {what}")
 
     def leave(self) -> None:
         """End the faults."""
@@ -215,20 +232,18 @@ class Runs:
     options: tuple[str, ...]
     servers: list[Server]  # none where only the trainer is killed
     trainer: bool  # whether it is killed
-    typical: float = 0.0  # seconds that an undisturbed run takes
 
     def undisturbed(self, *place: str) -> str:
         """Return the parameters' digest of the run at `place`."""
-        run, began = self.folder / "-".join(("undisturbed", *place)), time.monotonic()
+        run = self.folder / "-".join(("undisturbed", *place))
         output, _ = (process := train(*self.options, *place, "--run-dir", str(run))).communicate()
         if process.returncode:
             raise SystemExit(output)
-        self.typical = self.typical or time.monotonic() - began
         return _digest(run)
 
     def disturbed(self, seed: int) -> tuple[Path, str, str]:
         """Return a run's folder, what was done to it, and its last words."""
-        draw, run = random.Random(seed), self.folder / f"run-{seed}"
+        run = self.folder / f"run-{seed}"
         for server in self.servers:
             server.go_on()
             if server.process is None:
@@ -237,22 +252,17 @@ class Runs:
         place: tuple[str, ...] = (*_hosts(self.servers), *HEARTBEAT)
         if not self.servers:
             place = ("--local", "2", *HEARTBEAT) if seed % 2 else ("--in-process",)
-        adversary = Adversary(seed, self.servers, max(1.0, self.typical / USUAL))
+        adversary = Adversary(random.Random(seed), run, self.servers)
         words = ""
         for attempt in range(20):
             begun = (run / "config.json").exists()
             new = (*place, *self.options, "--run-dir", str(run))
             process = train(*(("--resume", str(run)) if begun else new))
-            # Mostly while it trains, sometimes while it starts; and in the end not at all.
-            wait = draw.uniform(0.5, self.typical) if self.trainer and attempt < 4 else None
-            killed, words = adversary.watch(process, wait)
-            if process.returncode == 0 and not killed:
+            killed, words = adversary.watch(process, kill=self.trainer and attempt < 3)
+            if process.returncode == 0:
                 break
-            adversary.done.append(
-                f"trainer killed after {wait:.1f}s"
-                if killed
-                else f"exit {process.returncode} ({words[-200:]})"
-            )
+            if not killed:
+                adversary.done.append(f"exit {process.returncode} ({words[-200:]})")
         adversary.leave()
         return run, ", ".join(adversary.done), words
 
@@ -261,6 +271,14 @@ def _hosts(made: list[Server]) -> tuple[str, ...]:
     """Return the options of a run on servers, which begins with those that answer."""
     hosts = ",".join(f"tcp://127.0.0.1:{server.port}" for server in made)
     return ("--remote-hosts", hosts, "--min-servers", "1")
+
+
+def _recorded(run: Path) -> int:
+    """Return the number of rounds on record."""
+    try:
+        return (run / "rounds.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def _digest(run: Path) -> str:
@@ -282,7 +300,7 @@ def _verified(run: Path) -> str:
 def check(runs: Runs, seeds: range, places: tuple[tuple[str, ...], ...], verify: bool) -> int:
     """Make the runs of `seeds` and tell of each; return how many were not as they should be."""
     wanted = runs.undisturbed("--in-process", "--threads", "1")
-    print(f"undisturbed: {wanted}, {runs.typical:.1f} s", flush=True)
+    print(f"undisturbed: {wanted}", flush=True)
     wrong, faults, seconds = 0, 0, []
     for place in places:
         found = runs.undisturbed(*place)
