@@ -11,8 +11,8 @@ import attrs
 from byzpy_tw.sweep.findings import Finding, Position, findings, recorded_chance
 from byzpy_tw.sweep.grid import Grid
 from byzpy_tw.sweep.results import CellResult, common_metrics
-from byzpy_tw.sweep.scores import goodness, is_near
-from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.sweep.scores import COLLAPSE, goodness, is_near
+from byzpy_tw.tasks.metric import ATTACK_SUCCESS, Metric
 
 NO_ATTACK = "none"
 UNDEFENDED = "mean"
@@ -24,20 +24,42 @@ def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
 
     Instead of that, where no attack does harm: the grid shows nothing of defences then.
 
-    Of the task's other metrics only what the first one does not show.
+    Of the task's other metrics only what the first one does not show.  Of an attack with a success
+    rate it is told where that is the highest and the lowest.
     """
     first, *others = common_metrics(outcomes)
     own = [outcome for outcome in outcomes if outcome.metric == first]
     main = _Conclusions(grid, own, first, findings(own, first))
     told = [*main.of_defences(), *(main.no_harm() or main.best_worst_case())]
-    for metric in others:
+    for metric in (each for each in others if each != ATTACK_SUCCESS):
         found = findings(own, metric)
         more = {at: why for at, why in found.items() if at not in main.found}
         told += [
             f"By {metric.words}: {line}"
             for line in _Conclusions(grid, own, metric, more).of_defences()
         ]
+    return [*told, *_successes(grid, own)]
+
+
+def _successes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
+    """Return under which defences each attack that has a success rate succeeds most, and least."""
+    told = []
+    for attack in grid.attacks:
+        found = [
+            (rate, outcome.cell.defence)
+            for outcome in outcomes
+            if outcome.cell.attack == attack and (rate := outcome.attack_success) is not None
+        ]
+        if not found:
+            continue
+        (most, where), (least, other) = max(found), min(found)
+        beside = f" at most, {_rate(least)} with {other} at least" if where != other else ""
+        told.append(f"{attack} succeeds in {_rate(most)} with {where}{beside}.")
     return told
+
+
+def _rate(success: float) -> str:
+    return value_text(ATTACK_SUCCESS, success)
 
 
 @attrs.define(slots=False, frozen=True)
@@ -113,6 +135,8 @@ class _Conclusions:
             return []
         if any((o.cell.row, o.cell.column) in self.found for o in calm.values()):
             return []
+        if any((o.attack_success or 0.0) >= COLLAPSE for o in mine):
+            return []  # the harm is not in this metric
         pairs = [(self._goodness(o), self._goodness(calm[o.cell.row])) for o in mine]
         if not all(is_near(self.metric, good, before) for good, before in pairs):
             return []

@@ -19,6 +19,7 @@ from byzpy_tw.tasks.metric import Metric
 
 CORNER = "defence \\ attack"
 WEIGHT = "wt B: percent of the weight in the aggregates that Byzantine nodes had"
+SUCCESS = "ASR: success rate of the attack in percent, final"
 OUT = "out: percent of the rounds in which Byzantine (B) and honest (H) nodes were left out"
 _LEAST = "90.0 (90.0-90.0)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
@@ -53,6 +54,7 @@ def mark_of(outcome: CellResult, fallen: bool) -> str:
 def out_text(outcome: CellResult) -> str:
     """Return ``wt B 25 out H 3``, or ``out B 97 H 3`` for a rule without weights.
 
+    Before it stands ``ASR 98`` where the attack has a success rate.
     Of a rule with weights the Byzantine nodes that it left out say little: where it takes one of
     several equal vectors, it leaves out most of them and follows them all the same.  Returns
     nothing where neither is known, or the attack failed.
@@ -61,6 +63,8 @@ def out_text(outcome: CellResult) -> str:
         return ""
     weight, honest = outcome.byzantine_weight, outcome.left_out(honest=True)
     parts = []
+    if outcome.attack_success is not None:
+        parts.append(f"ASR {percent(outcome.attack_success, 0)}")
     if weight is not None:
         parts.append(f"wt B {percent(weight, 0)}")
     if honest is not None:
@@ -142,7 +146,8 @@ def explain_shares(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the second lines of the cells."""
     texts, base = " ".join(map(out_text, outcomes)), grid.base
     of = f", who are {base.num_byz} of {base.n} nodes ({percent(base.num_byz / base.n, 0)} %)"
-    return [WEIGHT + of] * ("wt B" in texts) + [OUT] * ("out " in texts)
+    success = [SUCCESS] * ("ASR " in texts)
+    return success + [WEIGHT + of] * ("wt B" in texts) + [OUT] * ("out " in texts)
 
 
 def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
