@@ -7,6 +7,7 @@ from typing import Any
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.report.load import begin
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.setting import Setting
 from byzpy_tw.rounds.placement import ServerState
 
 HTML = "<img src=x onerror='window.hurt=1'>&lt;<script>hurt=1< script>"
@@ -45,6 +46,30 @@ def records(rounds: int) -> list[dict[str, Any]]:
         elif number % 13 == 6:
             more.update(refused(1, "lost"))
         made.append(record(number, **more))
+    return made
+
+
+def sampled_report() -> RunReport:
+    """Make the report of a run whose rounds ask five of its nodes, with weights."""
+    made = run_report(participants=4, over_sample=1, weights="sites.csv", f=2)
+    made.history = begin("run", made.options).history
+    for number in range(20):
+        asked = [node for node in range(6) if node != number % 6]
+        away, by = asked[0], asked[-1]
+        gone = [{"node": away, "reason": "late", "detail": ""}] * (number % 5 == 4)
+        left = [node for node in asked if node != away or not gone]
+        more = {"replaced": [{"node": away, "by": by}]} if gone else {}
+        made.add(
+            record(number, participants=asked, selected=left, excluded=[], refused=gone, **more)
+        )
+    made.setting = Setting.of(
+        {
+            "sampling": {"participants": 4, "over_sample": 1, "f": 1, "confidence": 0.9,
+                         "excess": 0.083, "sufficient": True},
+            "weights": {"largest": 0.3, "smallest": 0.05,
+                        "shares": [0.3, 0.2, 0.25, 0.1, 0.1, 0.05]},
+        }, 6,
+    )  # fmt: skip
     return made
 
 

@@ -32,7 +32,7 @@ from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.progress import ProgressBar
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.records.folder import read_run, to_json
-from byzpy_tw.records.metrics import DEFAULT
+from byzpy_tw.records.metrics import DEFAULT, KINDS
 from byzpy_tw.records.summary import summarize
 from byzpy_tw.report.csv_table import write_csv
 from byzpy_tw.report.curves import comparison_charts, run_charts
@@ -48,7 +48,7 @@ from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.page_data import page_data
 from byzpy_tw.sweep.results import CellResult
 from byzpy_tw.sweep.scores import scores
-from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.tasks.metric import ACCURACY, ATTACK_SUCCESS, Metric
 from tests.recorded_runs import record
 from tests.recorded_runs import records as classification
 from tests.support import folder
@@ -387,6 +387,34 @@ class SweepTests(SynchronousTestCase):
             "mean under none: 2 m² (worst 2.5, best 2)",
         )
         self.assertNotIn("ccuracy", "\n".join([*lines, *notes]))
+
+    def test_attack_success(self) -> None:
+        """It stands beside the first metric, and an attack that succeeds is no harmless one."""
+        made = grid()
+        rates = (None, 0.981, None, 0.02)
+        found = []
+        for cell, rate in zip(made.cells, rates, strict=True):
+            values = {"accuracy": dict.fromkeys(KINDS, 0.9)}
+            if rate is not None:
+                values["attack_success_rate"] = dict.fromkeys(KINDS, rate)
+            changes: dict[str, Any] = {
+                "metrics": values, "chance": {},
+                "task_metrics": (ACCURACY, ATTACK_SUCCESS)[: len(values)],
+            }  # fmt: skip
+            found.append(CellResult(cell=cell, ended=tuple(ended(r, **changes) for r in cell.runs)))
+        self.assertEqual(
+            [text.out_text(each).partition(" out")[0] for each in found],
+            [text.out_text(found[0]), "ASR 98.1", text.out_text(found[2]), "ASR 2.0"],
+        )
+        self.assertNotIn("ASR", text.out_text(found[0]))
+        self.assertIn(text.SUCCESS, text.notes(made, found))
+        told = sentences(made, found)
+        [line] = [each for each in told if "attack success rate" in each]
+        self.assertIn("98.1 %", line)
+        self.assertIn("mean", line)
+        self.assertNotIn("cannot show", " ".join(told))
+        cells = page_data(results_of(made, found))["cells"]
+        self.assertEqual(cells["success"], list(rates))
 
     def test_findings(self) -> None:
         """The defence with the lowest highest error has the best worst case."""

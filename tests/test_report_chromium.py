@@ -21,7 +21,7 @@ from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
 from tests.filled_sweeps import filled
-from tests.recorded_runs import HTML, run_report
+from tests.recorded_runs import HTML, run_report, sampled_report
 from tests.support import address_of, folder, start_server, start_training
 from tests.sweep_grids import grid, results_of
 from tests.test_metrics_shown import DESCRIPTION, regression
@@ -88,6 +88,25 @@ class ReportTests(SynchronousTestCase):
         for browser in everywhere(self, render_report([run_report()]), "report"):
             self.assertEqual(browser.evaluate(PAINTED), [True] * 3)
             self.assertEqual(browser.evaluate(COUNT.format(".strip svg")), 6)
+
+    def test_samples(self) -> None:
+        """Samples, their budget and weights are told; strips tell who was not asked."""
+        browser = self.opened(sampled_report(), width=390)
+        text = "document.querySelector('{}').textContent"
+        legend = browser.evaluate(text.format("[data-part=nodes] .legend"))
+        self.assertEqual(legend, "selectedexcluded by the ruleabsent, replaced by anothernot asked")
+        told = browser.evaluate(text.format(".setting"))
+        self.assertIn("4 of 6 nodes are asked in a round, and up to 1 more in", told)
+        self.assertIn("the 2 heaviest have 55 %, the Byzantine nodes 15 %.", told)
+        self.assertIn("weight", browser.evaluate(text.format("[data-part=counts] thead")))
+        self.assertIn("30 %", browser.evaluate(text.format("[data-part=counts] tbody tr")))
+        letters = browser.evaluate("document.querySelector('[data-node=\"0\"]').dataset.states")
+        self.assertEqual(letters, "nsssesnssessnsesssne")
+        browser.mouse('[data-node="0"] svg', (4.5 / 25, 0.5))
+        tip = browser.evaluate(text.format('[data-node="0"] .tip'))
+        self.assertEqual(tip, "round 4node 0: absent, replaced by another")
+        self.assertEqual(browser.find_barriers(), [])
+        self.assertEqual(browser.errors, [])
 
     def test_before_the_first_round(self) -> None:
         """Nothing is foretold of a run without a round, such as its time left."""

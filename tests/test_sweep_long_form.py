@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import CannotRecord, ConfigError
 from byzpy_tw.sweep.long_form import LongForm, evaluations_table, runs_table, write_long_forms
+from byzpy_tw.sweep.page_data import setting
 from byzpy_tw.sweep.study_results import StudyResults
 from byzpy_tw.tasks.metric import ACCURACY, Metric
 from tests.studies import axis, make_study, results_of
@@ -69,6 +70,39 @@ class LongFormTests(SynchronousTestCase):
         self.assertEqual((rows[0]["rounds"], rows[0]["rounds_done"]), ("20", "20"))
         self.assertEqual((rows[0]["replacement"], rows[0]["q"]), ("false", ""))
         self.assertEqual(rows[0]["parameters_sha256"], "ab" * 32)
+
+    def test_federated_axes(self) -> None:
+        """Algorithms, samples, weights and root sets are axes, each with a folder of its own."""
+        path = folder(self)
+        for name in ("one", "other"):
+            lines = (f"{node},{1 + node * (name == 'one')}\n" for node in range(8))
+            (path / f"{name}.csv").write_text("".join(lines))
+        weights = ("equal", "examples", str(path / "one.csv"), str(path / "other.csv"))
+        study = make_study(
+            axis("algorithm", values=("dsgd", "fedavg:steps=2,lr=0.1", "delayed-momentum")),
+            axis("participants", values=(None, 5)),
+            axis("weights", values=weights),
+            axis("aggregator", "root_examples", values=(("mean", 0), ("fltrust", 9))),
+        )
+        results = results_of(study, lambda point: 0.5)
+        table = runs_table(results)
+        rows = read(table)
+        self.assertEqual(
+            table.columns[:5],
+            ("algorithm", "participants", "weights", "aggregator", "root_examples"),
+        )
+        self.assertEqual(len({row["folder"] for row in rows}), 3 * 2 * 4 * 2)
+        self.assertEqual({row["weights"] for row in rows}, set(weights))
+        told = setting(results)
+        self.assertNotIn("asked a round", told)
+        fixed = make_study(
+            axis("algorithm", values=("fedavg:steps=2,lr=0.1",)),
+            axis("participants", values=(5,)),
+            axis("weights", values=("examples",)),
+        )
+        told = setting(results_of(fixed, lambda point: 0.5))
+        self.assertIn("2 Byzantine nodes, 5 asked a round, f = 2, fedavg:steps=2,lr=0.1, weights "
+                      "examples", told)  # fmt: skip
 
     def test_every_option_that_decides(self) -> None:
         """Each has a column, and those without effect have none."""

@@ -56,11 +56,11 @@ class Setting:
         excess, confidence = self.sampling.get("excess"), self.sampling.get("confidence")
         if not _is_share(excess) or not _is_share(confidence):
             return [*said, f"The last vectors of all nodes are aggregated, with f = {f}."]
-        faulty = clean_value(options.get("f"), 20)
+        faulty = f"{clean_value(options.get('f'), 20)} faulty node{'s' * (options.get('f') != 1)}"
         if not excess:
             return [*said, f"The rules have f = {f}: no round can draw more faulty nodes."]
         told = (
-            f"The rules have f = {f}: of the {faulty} faulty nodes that there may be, some round "
+            f"The rules have f = {f}: of the {faulty} that there may be, some round "
             f"draws more with probability {format_probability(excess)}"
         )
         if self.sampling.get("sufficient") is False:

@@ -89,7 +89,8 @@
   function shareText(cell) { // whom the rule followed
     if (cells.failed[cell] !== null) return "";
     const weight = cells.weight[cell], [honest, byzantine] = cells.out.map((out) => out[cell]);
-    const parts = weight === null ? [] : [`wt B\u00a0${percent(weight)}`];
+    const parts = cells.success[cell] === null ? [] : [`ASR\u00a0${percent(cells.success[cell])}`];
+    if (weight !== null) parts.push(`wt B\u00a0${percent(weight)}`);
     if (honest !== null) parts.push("out " +
       (weight === null ? `B\u00a0${percent(byzantine)} ` : "") + `H\u00a0${percent(honest)}`);
     return parts.join(" ");
@@ -185,6 +186,7 @@
     if (values.some((v) => v.unknown)) lines.push(
       "≤ or ≥: a cell without a value could be worse still");
     const shares = values.map((v) => shareText(v.cell)).join(" ");
+    if (shares.includes("ASR")) lines.push("ASR: success rate of the attack in percent, final");
     if (shares.includes("wt B")) lines.push(
       "wt B: percent of the weight in the aggregates that Byzantine nodes had");
     if (shares.includes("out ")) lines.push(

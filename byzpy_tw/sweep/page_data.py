@@ -68,6 +68,7 @@ def page_data(results: StudyResults) -> dict[str, Any]:
             "why": [texts.number(outcome.reason) for outcome in outcomes],
             "failed": [texts.number(outcome.attack_failures) for outcome in outcomes],
             "no_guarantee": [texts.number(o.cell.missing_guarantee or "") for o in outcomes],
+            "success": [_three_digits(outcome.attack_success) for outcome in outcomes],
             "weight": [_three_digits(outcome.byzantine_weight) for outcome in outcomes],
             "out": [[_three_digits(outcome.left_out(honest=kind)) for outcome in outcomes]
                     for kind in (True, False)],
@@ -268,10 +269,14 @@ def setting(results: StudyResults) -> str:
         ("partition",): f"cut up by {base.partition}",
         ("rounds",): f"{base.rounds} rounds",
         ("num_honest", "num_byz"): f"{base.num_honest} honest and {base.num_byz} Byzantine nodes",
+        ("participants",): f"{base.participants} asked a round" * (base.participants is not None),
         ("f",): f"f = {base.f}",
+        ("algorithm",): base.algorithm * (base.algorithm != "dsgd"),
+        ("weights",): f"weights {base.weights}" * (base.weights != "equal"),
+        ("root_examples",): f"{base.root_examples} root examples" * bool(base.root_examples),
         ("attack",): f"attack {base.attack}",
         RULE_OPTIONS: base.pipeline,
     }
-    parts = [words for names, words in told.items() if fixed(*names)]
+    parts = [words for names, words in told.items() if words and fixed(*names)]
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 5 else ", ".join(map(str, seeds))
     return f"{len(runs)} runs: {', '.join(parts)}; seed{'s' * (len(seeds) > 1)} {numbers}."

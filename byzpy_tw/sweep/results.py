@@ -21,7 +21,7 @@ from byzpy_tw.records.summary import (
 )
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.plan import PlannedRun
-from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.tasks.metric import ATTACK_SUCCESS, Metric
 from byzpy_tw.text import clean
 
 CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
@@ -155,6 +155,12 @@ class CellResult:
         None where one of them has no value, and for runs of different tasks.
         """
         return self.figures(self.metric)["final"]
+
+    @property
+    def attack_success(self) -> float | None:
+        """The success rate of its attack at the end, the mean over the seeds; None without one."""
+        known = ATTACK_SUCCESS in self.task_metrics
+        return self.figures(ATTACK_SUCCESS)["final"] if known else None
 
     def figures(self, metric: Metric) -> dict[str, float | None]:
         """Return the final, the worst and the best value of `metric` over the seeds.

@@ -15,7 +15,7 @@ from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, scores
-from byzpy_tw.tasks.metric import ATTACK_SUCCESS, Metric
+from byzpy_tw.tasks.metric import Metric
 
 CORNER = "defence \\ attack"
 WEIGHT = "wt B: percent of the weight in the aggregates that Byzantine nodes had"
@@ -63,8 +63,8 @@ def out_text(outcome: CellResult) -> str:
         return ""
     weight, honest = outcome.byzantine_weight, outcome.left_out(honest=True)
     parts = []
-    if (success := outcome.figures(ATTACK_SUCCESS)["final"]) is not None:
-        parts.append(f"ASR {percent(success)}")
+    if outcome.attack_success is not None:
+        parts.append(f"ASR {percent(outcome.attack_success)}")
     if weight is not None:
         parts.append(f"wt B {percent(weight, 0)}")
     if honest is not None:
