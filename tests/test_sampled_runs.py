@@ -19,6 +19,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_run
 from byzpy_tw.report.load import read
+from byzpy_tw.rounds.round import Reason
 from byzpy_tw.trainer.preparation import budget_notices
 from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 from tests.support import folder
@@ -197,6 +198,23 @@ class OverSampledTests(RunCase):
         self.assertEqual(self.digest(cut), self.digest(path))
         self.assert_verified(path)
         self.assert_forged(path, records, sampling)
+
+    async def test_no_reply_changes_a_budget(self) -> None:
+        """Whatever nodes send or keep back, draws are as told; f may fall, and never rises."""
+        for attack in ("garbage", "silent", "nan", "replay"):
+            path = await self.train(attack, attack=attack, over_sample=2, rounds=4,
+                                    round_timeout=0.6, replace_timeout=0.1)  # fmt: skip
+            sampling = Sampling.of(read_run(path).config)
+            assert sampling is not None
+            for record in read_run(path).rounds:
+                nodes, spare = sampling.draw(record["round"])
+                proven = [r for r in record["refused"] if Reason(r["reason"]).proves_fault]
+                replaced = [pair["by"] for pair in record.get("replaced", ())]
+                self.assertEqual(replaced, list(spare[: len(replaced)]), attack)
+                self.assertEqual(record["participants"], sorted([*nodes, *replaced]))
+                rows = len(record["participants"]) - len(record["refused"])
+                most = (rows - 1) // 2  # that a trimmed mean of them can be computed for
+                self.assertEqual(record["f"], min(sampling.f - len(proven), most), attack)
 
     def assert_forged(self, path: Path, records: Any, sampling: Sampling) -> None:
         """Another spare node, another absent one, and none at all are found."""
