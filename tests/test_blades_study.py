@@ -101,7 +101,7 @@ class BladesTests(SynchronousTestCase):
         """Each by its name, with what to do."""
         cases = (
             ("run", "FEDAVG-DP", "run must be FEDAVG here"),
-            ("config.client_config.lr", 0.1, "client_config.lr must be 1.*federated algorithm"),
+            ("config.client_config.lr", 0.1, "client_config.lr must be 1.*algorithm fedavg"),
             ("config.client_config.num_batch_per_round", 20, "local steps"),
             ("config.client_config.callbacks_config", {"type": "x"}, "give --clip-norm"),
             ("config.dataset_config.type", "UCIHAR", "'UCIHAR' has no counterpart"),

@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw import events
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.records.schema import STATES, parse_record, refusal_state
 from byzpy_tw.records.summary import RoundCounts
 from byzpy_tw.report.downsample import COLUMNS
@@ -348,7 +351,7 @@ class SettingTests(SynchronousTestCase):
         self.assertEqual(self.sentences({"weights": {**WEIGHTS, "shares": None}}), f"{told}.")
 
     def test_damaged(self) -> None:
-        """What is no entry of a run's is left out."""
+        """An entry that is none of a run's is left out."""
         wrongs: tuple[dict[str, Any], ...] = (
             {}, {"sampling": 3}, {"sampling": {**SAMPLE, "f": "1"}}, {"weights": [1]},
             {"weights": {**WEIGHTS, "largest": "x"}}, {"sampling": {**SAMPLE, "f": True}},
@@ -358,6 +361,14 @@ class SettingTests(SynchronousTestCase):
         self.assertEqual(Setting.of({"weights": WEIGHTS}, 7).shares, ())
         odd = self.sentences({"sampling": {**SAMPLE, "excess": 2, "confidence": None}})
         self.assertIn("4 of 6 nodes", odd)
+
+    def test_live(self) -> None:
+        """A page of a run under way has them from its start."""
+        config = RunConfig(in_process=True, num_honest=4, num_byz=2, f=2)
+        live = LivePage(begin("run", config.to_dict()), Clock())
+        self.assertEqual(json.loads(live.data("", "w")[1])["setting"], [])
+        live.handle(events.RunStarted({"sampling": SAMPLE}, []))
+        self.assertIn("4 of 6 nodes", live.run_report.plain()["setting"][0])
 
     def test_nodes(self) -> None:
         """Each node is shown with its share, where shares are known."""

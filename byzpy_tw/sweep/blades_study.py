@@ -129,7 +129,7 @@ class _Reader:
             if value != only:
                 raise ConfigError(
                     f"{self._name}.config.client_config.{key} must be {only}, got {quote(value)}: "
-                    "local steps come with the federated algorithm"
+                    "for local steps write a study with algorithm fedavg:steps=K,lr=..."
                 )
         if client.get("callbacks_config") and "clip_norm" not in self._given:
             raise ConfigError(
