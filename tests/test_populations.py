@@ -293,11 +293,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(read_nodes(record_nodes(uneven)), uneven)
 
     def test_damage(self) -> None:
-<<<<<<< HEAD
-        """Anything but a list of nodes is none; a range is no longer than a run may be."""
-=======
         """A value that is no list of nodes is none; a range is no longer than a run may be."""
->>>>>>> w-g
         for found in ({"first": 0, "last": 10**12, "step": 1}, {"first": 0, "last": 5, "step": 0},
                       {"first": 5, "last": 0, "step": 1}, {"first": "0", "last": 5, "step": 1},
                       {"first": True, "last": 5, "step": 1}, {"first": 0}, 3,
