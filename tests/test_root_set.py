@@ -260,7 +260,7 @@ class IndicesTests(SynchronousTestCase):
     def test_nothing_left(self) -> None:
         for share, told in ((0.0, "20: data 'few' has 20"), (0.5, "20 beside --validation 0.5: ")):
             spec = evolve(SPEC, root_examples=20, validation=share)
-            with self.assertRaisesRegex(UnsuitableData, f"--root-examples {told}.* fewer than"):
+            with self.assertRaisesRegex(ShardTooSmall, f"--root-examples {told}.* fewer than"):
                 make_shards(spec, load(only=()), data_of(20))
         error = self.assertRaises(ShardTooSmall, check_shard, 0, 1, SPEC)
         self.assertIn("a smaller --validation, fewer --root-examples, another", str(error))

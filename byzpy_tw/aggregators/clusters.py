@@ -114,7 +114,7 @@ class FLAME:
     """
 
     f: int = integer(0)
-    noise: float = real(0.001, least=0.0)
+    noise: float = real(0.001, least=0.0, most=1e6)
 
     @property
     def laws(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ node.  The model is evaluated on what ``poison`` makes of the test data, too.
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -46,10 +47,7 @@ class Poisoning:
 
     def of_node(self, seed: int, node: int, examples: int) -> NodePoisoning:
         """Return the poisoning of `node`, whose shard has so many `examples`."""
-        count = round(float(getattr(self.attack, "share", 1.0)) * examples)
-        chosen = np.zeros(examples, dtype=bool)
-        chosen[seeds.stream(seed, "poison", node).permutation(examples)[:count]] = True
-        return NodePoisoning(self, chosen)
+        return NodePoisoning(self, seed, node, examples)
 
 
 @frozen(eq=False)
@@ -57,7 +55,18 @@ class NodePoisoning:
     """The poisoned examples of one node's shard."""
 
     poisoning: Poisoning
-    chosen: np.ndarray  # (k,) bool, for each example of the shard
+    _seed: int
+    _node: int
+    _examples: int  # in the shard
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """The poisoned examples of the shard, ``(k,)`` bool, drawn once they are needed."""
+        count = round(float(getattr(self.poisoning.attack, "share", 1.0)) * self._examples)
+        found = np.zeros(self._examples, dtype=bool)
+        order = seeds.stream(self._seed, "poison", self._node).permutation(self._examples)
+        found[order[:count]] = True
+        return found
 
     def __call__(self, x: Batch, y: Batch, places: np.ndarray) -> tuple[Batch, Batch]:
         """Return the examples and targets at `places` of the shard, of which it may take over."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import UnsuitableData
+from byzpy_tw.errors import ShardTooSmall, UnsuitableData
 from byzpy_tw.workers.spec import RunSpec
 
 
@@ -37,7 +37,7 @@ def validation_indices(spec: RunSpec, data: Dataset) -> np.ndarray:
 def root_indices(spec: RunSpec, data: Dataset) -> np.ndarray:
     """Return the indices of the root set in the training data: sorted int64, maybe none.
 
-    None of them is kept aside for validation.  Raises `UnsuitableData` where no example would be
+    None of them is kept aside for validation.  Raises `ShardTooSmall` where no example would be
     left to train on.
     """
     if not spec.root_examples:
@@ -45,7 +45,7 @@ def root_indices(spec: RunSpec, data: Dataset) -> np.ndarray:
     left = _without(validation_indices(spec, data), len(data.train))
     if spec.root_examples >= len(left):
         beside = f" beside --validation {spec.validation:g}" if spec.validation else ""
-        raise UnsuitableData(
+        raise ShardTooSmall(
             f"--root-examples {spec.root_examples}{beside}: data {data.name!r} has "
             f"{len(data.train)} training examples, of which none would be left to train on; use "
             f"fewer than {len(left)}"
