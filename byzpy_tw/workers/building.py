@@ -108,13 +108,13 @@ def try_run_model(
 @contextmanager
 def _making(who: str) -> Iterator[None]:
     """Call foreign code that makes a model; an `UnsuitableModel` has its owner, `who`, in front."""
-    try:
-        with plugin_call(who):
+    with plugin_call(who):
+        try:
             yield
-    except UnsuitableModel as e:
-        if who in str(e):
-            raise
-        raise e.with_text(f"{who}: {e}") from e
+        except UnsuitableModel as e:
+            if type(e) is not UnsuitableModel:
+                raise  # a class of the plugin's own, whose errors `plugin_call` names
+            raise e.with_text(f"{who}: {e}") from e
 
 
 def make_model(
