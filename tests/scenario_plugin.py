@@ -50,7 +50,10 @@ def stripes(*, n: int = 240) -> Dataset:
 
 
 class FrozenBackbone(nn.Module):
-    """Random features of pictures, which stay as they are, and a head that is trained."""
+    """Random features of pictures, which stay as they are, and a head that is trained.
+
+    The scales of the features are a buffer of floats, a constant.
+    """
 
     def __init__(self, *, classes: int, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -58,10 +61,11 @@ class FrozenBackbone(nn.Module):
             nn.Conv2d(shape[0], 16, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
         )
         self.backbone.requires_grad_(False)
+        self.register_buffer("scales", torch.linspace(1, 2, 16 * 4))
         self.head = nn.Linear(16 * 4, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x).flatten(1))
+        return self.head(self.scales * self.backbone(x).flatten(1))
 
 
 @hookimpl

@@ -44,7 +44,9 @@ BROKEN: dict[str, tuple[str, str]] = {
     "tuple": ("@hookimpl\ndef register_models():\n    return [('x', int)]",
               "register_models() must offer Registration objects, got tuple"),
     "none": ("@hookimpl\ndef register_models():\n    return None",
-             "register_models() raised TypeError"),
+             "register_models() returned None, expected a list of Registration objects"),
+    "number": ("@hookimpl\ndef register_models():\n    return 3",
+               "register_models() raised TypeError"),
     "name": ("@hookimpl\ndef register_models():\n    return [Registration('My_Rule', int)]",
              "a name is lower-case words and digits joined by hyphens, such as 'my-rule', got "
              "'My_Rule'"),

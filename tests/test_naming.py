@@ -57,7 +57,8 @@ class NamingTests(SynchronousTestCase):
         """The message quotes the part that does not read."""
         for text, why in (
             ("", "is not a name"),
-            ("k rum", "is not a name"),
+            ("k rum", "is not a name; write NAME or NAME:key=value,key=value$"),
+            ("data/ours.npz", "no path .a file of the data root is named, as in arrays:name=NAME"),
             ("krum:", "'' is not key=value"),
             ("krum:q", "'q' is not key=value"),
             ("krum:q=1,q=2", "'q' is given twice"),

@@ -141,7 +141,7 @@ class ScenarioTests(TestCase):
         self.assertGreater(found["accuracy"], chance["accuracy"] + 0.2)
 
     async def test_frozen_backbone(self) -> None:
-        """The head alone is trained, and alone travels."""
+        """The head alone is trained, and alone travels; a buffer of floats is a constant."""
         found, chance = await self.check(
             "--dataset stripes --model frozen-backbone --lr 0.1 --attack sign-flip "
             "--aggregator median", rounds=30,

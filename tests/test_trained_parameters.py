@@ -134,6 +134,12 @@ class Double(Plain):
         self.a.double()
 
 
+class Sparse(Plain):
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        self.table = nn.Embedding(4, 4, sparse=True)
+
+
 class IgnoresAll(Plain):
     """No parameter has a part in what it returns."""
 
@@ -168,6 +174,7 @@ REFUSED: dict[Any, tuple[str, ...]] = {
     AllFrozen: ("no parameters to train: all 4 are frozen",),
     Complex: ("parameter phase is torch.complex64", "view_as_real"),
     Double: ("parameter a.weight is torch.float64", "freeze it"),
+    Sparse: ("layer table (Embedding) has sparse gradients", "leave out sparse=True"),
     IgnoresAll: ("'a.weight', 'a.bias', 'b.weight' and 1 more get no gradient",),
 }
 
@@ -238,7 +245,7 @@ class FrozenTests(FrozenCase):
         """Each in one line, with the model's name, what is wrong, and the way out."""
         for model, words in REFUSED.items():
             error = self.assertRaises(UnsuitableModel, self.host, model)
-            for word in words:
+            for word in (f"model {named('m', model)!r}", *words):
                 self.assertIn(word, str(error), model)
             self.assertNotIn("\n", str(error))
 

@@ -119,6 +119,12 @@ class HonestTests(VerifyCase):
             self.assertEqual((name, verification.problems), (name, []))
             self.assertEqual(verification.spans, [(0, len(verification.rounds))])
             self.assertTrue(verification.confirmed)
+            count = len(verification.rounds)
+            self.assertEqual(
+                repr(verification),
+                f"<Verification of {verification.recorded.path}: confirmed; {count} of {count} "
+                "rounds computed again>",
+            )
 
     def test_from_a_checkpoint(self) -> None:
         """Momenta, memories and the past are taken from there, and the rest is met."""
@@ -203,6 +209,7 @@ class ChangedTests(VerifyCase):
         self.spoil(path, 6, lambda r: r.update(parameters_sha256="0" * 64))
         verification = self.assert_found(path, ("hash", 6, "this record was changed"))
         self.assertEqual(verification.spans, [(0, 10)])
+        self.assertIn("run: not confirmed: round 6: ", repr(verification))
 
     def test_the_last_hash(self) -> None:
         path = self.run_of("refused")

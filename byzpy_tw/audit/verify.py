@@ -54,7 +54,7 @@ def config_in_process(config: RunConfig, data_root: str | None) -> RunConfig:
     )  # fmt: skip
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Verification:
     """The verification of one run.  `run` it, then look at `problems`."""
 
@@ -81,6 +81,14 @@ class Verification:
     def rounds(self) -> list[dict[str, Any]]:
         """The records that can be read."""
         return self.recorded.rounds
+
+    def __repr__(self) -> str:
+        """Return one line, which a notebook shows of what `byzpy_tw.verify` returns."""
+        done = sum(end - begin for begin, end in self.spans)
+        first = f": {self.problems[0].text}" if self.problems else ""
+        found = "confirmed" if self.confirmed else f"not confirmed{first}"
+        of = f"{done} of {len(self.rounds)} rounds computed again"
+        return f"<Verification of {printable(self.recorded.path)}: {found}; {of}>"
 
     @property
     def confirmed(self) -> bool:

@@ -95,7 +95,19 @@ def check(model: nn.Module) -> int:
         raise UnsuitableModel(f"the model has no parameters to train{why}")
     check_dropout(model)
     check_forward_passes(model)
+    _check_dense(model)
     return total
+
+
+def _check_dense(model: nn.Module) -> None:
+    """Raise `UnsuitableModel` for a layer whose gradient is a sparse tensor."""
+    for name, layer in model.named_modules():
+        tables = isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse
+        if tables and layer.weight.requires_grad:
+            raise UnsuitableModel(
+                f"layer {name} ({type(layer).__name__}) has sparse gradients, and nodes send dense "
+                "vectors: leave out sparse=True"
+            )
 
 
 def _cure(parameter: Tensor) -> str:

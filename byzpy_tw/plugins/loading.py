@@ -256,7 +256,10 @@ class _Source:
     def _entries(self, kind: str, hook: str, function: Callable[[], Any]) -> list[Entry]:
         """All that one hook of the plugin registers as `kind`."""
         with self._blamed(f"{hook}() raised"):
-            offered = list(function())
+            found = function()
+            offered = None if found is None else list(found)
+        if offered is None:
+            raise self._broken(f"{hook}() returned None, expected a list of Registration objects")
         entries = []
         for made in offered:
             if not isinstance(made, Registration):

@@ -80,7 +80,11 @@ def parse(text: str) -> ParsedName:
     """Split `text`; raises `BadParameter`."""
     name, colon, rest = text.strip().partition(":")
     if not _NAME.fullmatch(name):
-        raise BadParameter(f"{clip(text)!r} is not a name; write NAME or NAME:key=value,key=value")
+        path = ", and no path (a file of the data root is named, as in arrays:name=NAME)"
+        raise BadParameter(
+            f"{clip(text)!r} is not a name; write NAME or NAME:key=value,key=value"
+            f"{path * ('/' in name)}"
+        )
     parameters: dict[str, str] = {}
     for pair in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in pair.partition("="))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -104,6 +105,18 @@ def try_run_model(
     return try_model(make, who, spec, data, device, task, named, foreign=foreign, shards=shards)
 
 
+@contextmanager
+def _making(who: str) -> Iterator[None]:
+    """Call foreign code that makes a model; an `UnsuitableModel` has its owner, `who`, in front."""
+    with plugin_call(who):
+        try:
+            yield
+        except UnsuitableModel as e:
+            if type(e) is not UnsuitableModel:
+                raise  # a class of the plugin's own, whose errors `plugin_call` names
+            raise e.with_text(f"{who}: {e}") from e
+
+
 def make_model(
     spec: RunSpec,
     registry: Registry,
@@ -119,7 +132,7 @@ def make_model(
     for use outside of a run.  `root` is this process's data root, for values in files.
     """
     factory = _model_factory(spec, registry, data, root)
-    with plugin_call(registry.owner("model", spec.model)):
+    with _making(registry.owner("model", spec.model)):
         return models.build(factory, {}, seed=spec.seed, counted=checked, plain=plain)
 
 
@@ -142,7 +155,7 @@ def check_model(
     micro-batch, or the targets of a batch.
     """
     factory = _model_factory(spec, registry, data, root)
-    with plugin_call(registry.owner("model", spec.model)):
+    with _making(registry.owner("model", spec.model)):
         sized = make_on_meta(factory, {})
     check_norms(spec, registry, sized)
     _check_length(spec, sized, most_elements)
