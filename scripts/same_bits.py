@@ -73,6 +73,7 @@ NEEDS = {
     "optimizer adamw": "--lr 0.01",
     "pre-aggregator bucketing": "--num-honest 7 --num-byz 1 --f 1",
     "attack alie": "--num-honest 5 --num-byz 3 --f 3",  # with fewer its automatic tau is 0
+    "attack model-replacement": "--algorithm fedavg:steps=2,lr=0.1",
     "attack replay": LATE,
     "attack silent": LATE,
     "attack slow": LATE,

@@ -231,18 +231,22 @@ class IndicesTests(SynchronousTestCase):
     def test_in_no_shard(
         self, partition: str, count: int, share: float, seed: int, data_seed: int | None
     ) -> None:
-        """The root set, the validation data and the shards together are the data, each apart."""
+        """The root set, the validation data and the shards together are the data, each apart.
+
+        Sites with data of their own train on what would be kept aside for validation.
+        """
         spec, data = evolve(
             SPEC, partition=partition, root_examples=count, validation=share, seed=seed,
             data_seed=data_seed,
         ), data_of(140)  # fmt: skip
-        root, aside = root_indices(spec, data), validation_indices(spec, data)
+        root, local = root_indices(spec, data), partition == "local"
+        aside = () if local else validation_indices(spec, data)
         shards = make_shards(spec, load(only=()), data)
         self.assertEqual(len(root), count)
         trained = {*np.concatenate(shards).tolist()}
         self.assertEqual(sorted([*root, *aside, *trained]), list(range(140)))
         self.assertEqual([*root], sorted(root))
-        kept = training_indices(spec, data)
+        kept = training_indices(spec, data, local=local)
         self.assertEqual(set(range(140) if kept is None else kept), trained)
 
     def test_streams(self) -> None:

@@ -382,13 +382,13 @@ class ByzpyServer(Service):
                 self.log.warn("{line}", line=clean(line, 1000))
             self._datasets[spec.dataset] = data
         check_pieces(data, spec.shards, limits)
-        others = list(self._open_hosts)
         host = build_host(
             spec, self._registry, data_root=root, dataset=data,
             device=open_device(self.config.device),
             most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
-            held=sum(constant_bytes(host.model) for host in others),
-            held_local=sum(local_bytes(host.spec, host.model) for host in others),
+            # No name for the list: an error's traceback would keep hosts of closed runs.
+            held=sum(constant_bytes(host.model) for host in list(self._open_hosts)),
+            held_local=sum(local_bytes(h.spec, h.model) for h in list(self._open_hosts)),
         )  # fmt: skip
         self._open_hosts.add(host)
         return host, data.digest()
