@@ -106,7 +106,7 @@ def try_run_model(
 
 
 @contextmanager
-def _making(who: str) -> Iterator[None]:
+def _naming_model(who: str) -> Iterator[None]:
     """Call foreign code that makes a model; an `UnsuitableModel` has its owner, `who`, in front."""
     with plugin_call(who):
         try:
@@ -132,7 +132,7 @@ def make_model(
     for use outside of a run.  `root` is this process's data root, for values in files.
     """
     factory = _model_factory(spec, registry, data, root)
-    with _making(registry.owner("model", spec.model)):
+    with _naming_model(registry.owner("model", spec.model)):
         return models.build(factory, {}, seed=spec.seed, counted=checked, plain=plain)
 
 
@@ -155,7 +155,7 @@ def check_model(
     micro-batch, or the targets of a batch.
     """
     factory = _model_factory(spec, registry, data, root)
-    with _making(registry.owner("model", spec.model)):
+    with _naming_model(registry.owner("model", spec.model)):
         sized = make_on_meta(factory, {})
     check_norms(spec, registry, sized)
     _check_length(spec, sized, most_elements)
