@@ -166,7 +166,8 @@ class RegistryTests(SynchronousTestCase):
             def register_attacks(self) -> None:
                 return None
 
-        with self.assertRaisesRegex(BrokenPlugin, r"mine: register_attacks\(\) raised TypeErr"):
+        words = r"mine: register_attacks\(\) returned None, expected a list of Registration objects"
+        with self.assertRaisesRegex(BrokenPlugin, words):
             registry(mine=Nothing())
 
     def test_registrations_are_checked(self) -> None:

@@ -355,6 +355,6 @@ class ResultTests(SynchronousTestCase):
         self.assertIs(result.plot(axes), axes)
         self.assertEqual(axes.drawn["accuracy"], ((1, 3), (0.0, 0.5)))
         self.assertEqual(axes.drawn["loss"], ((1, 3), (2.0, 1.0)))
-        self.patch(sys, "modules", {**sys.modules, "matplotlib": None})
+        self.patch(sys, "modules", {**sys.modules, "matplotlib": None, "matplotlib.pyplot": None})
         said = str(self.assertRaises(ImportError, result.plot))
         self.assertIn("pip install matplotlib", said)
